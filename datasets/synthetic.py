@@ -1,0 +1,93 @@
+"""Where synthetic records come from: the payload of each sample id, into a buffer that each thread uses again and again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storagebench.datasets.payload import GENERATOR_VERSION, PayloadGenerator, record_lengths
+from storagebench.errors import UsageError
+from storagebench.protocols import Record
+from storagebench.workload import DatasetSpec
+
+NUM_CLASSES = 1000
+
+
+class SyntheticSource:
+    """The samples that a workload's dataset section describes. Thread-safe.
+
+    `approx_bytes` int64[num_samples] are the exact record lengths here. The label of sample i is i modulo 1000.
+    """
+
+    kind = "synthetic"
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self._spec = spec
+        self.payload: str = spec.payload
+        self.num_samples = spec.num_samples
+        self.approx_bytes: NDArray[np.int64] = record_lengths(
+            spec.seed, spec.num_samples, spec.record_length_bytes, spec.record_length_bytes_stdev
+        )
+        self._generator = PayloadGenerator(spec.seed, spec.compressibility)
+        self._buffers = threading.local()
+        self._longest = int(self.approx_bytes.max())
+        if spec.payload == "jpeg":
+            self._check_jpeg(int(self.approx_bytes.min()))
+
+    def _check_jpeg(self, shortest: int) -> None:
+        from storagebench.datasets.image import MIN_JPEG_BYTES
+
+        if shortest < MIN_JPEG_BYTES:
+            raise UsageError(
+                f"the shortest record would have {shortest} bytes, and a synthetic JPEG needs {MIN_JPEG_BYTES}",
+                "choose a larger --record-length, a smaller --record-length-stdev, or --payload bytes",
+            )
+        if self._spec.compressibility:
+            raise UsageError(
+                f"compressibility is {self._spec.compressibility}, and a JPEG is compressed already", "use --payload bytes or --compressibility 0"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """All that determines the records' bytes."""
+        spec = self._spec
+        return {
+            "seed": spec.seed,
+            "generator_version": GENERATOR_VERSION,
+            "record_length_bytes": spec.record_length_bytes,
+            "record_length_bytes_stdev": spec.record_length_bytes_stdev,
+            "compressibility": spec.compressibility,
+        }
+
+    def encoder(self) -> dict[str, str]:
+        """Libraries, with versions, whose output the records are."""
+        if self.payload != "jpeg":
+            return {}
+        from storagebench.datasets.image import encoder_versions
+
+        return encoder_versions()
+
+    def records(self, first: int, count: int) -> Iterator[Record]:
+        """Samples first .. first + count. The payload's memory is filled anew for the next record."""
+        suffix = "jpg" if self.payload == "jpeg" else "bin"
+        for sample_id in range(first, first + count):
+            yield Record(sample_id, self._payload(sample_id), sample_id % NUM_CLASSES, suffix)
+
+    def _payload(self, sample_id: int) -> memoryview:
+        length = int(self.approx_bytes[sample_id])
+        if self.payload == "jpeg":
+            from storagebench.datasets.image import synthetic_jpeg
+
+            return memoryview(synthetic_jpeg(self._generator, sample_id, length))
+        buffer: memoryview | None = getattr(self._buffers, "buffer", None)
+        if buffer is None:
+            buffer = self._buffers.buffer = np.empty(self._longest, dtype=np.uint8).data
+        self._generator.fill(buffer[:length], sample_id)
+        return buffer[:length]
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -1,0 +1,227 @@
+"""What all of our own loaders share: taking stored bytes through the decode levels, and counting what a process did.
+
+Levels are cumulative (DESIGN section 2): none - the record's bytes lie in memory of the process; touch - each was read once (CRC32C); parse - the
+container's fields were read; full - decoded, and cropped or resized to what the accelerator gets.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from crc32c import crc32c
+from numpy.typing import NDArray
+
+from storagebench.datasets.decode import decode_full
+from storagebench.errors import DatasetError
+from storagebench.manifest import Dataset
+from storagebench.protocols import DECODE_LEVELS, Batch, IOCounters, LoaderCounters, LoadJob
+from storagebench.registry import format_info, open_format
+
+VERIFY_ONE_IN = 64
+_SAMPLED_HASH = 0x9E3779B97F4A7C15
+
+
+@dataclass(frozen=True)
+class ProcessCounters:
+    """What one process did since its first dataset read: device and read() bytes of the kernel, CPU seconds, and our store's own count."""
+
+    device_read_bytes: int = 0
+    rchar_bytes: int = 0
+    cpu_s: float = 0.0
+    store: IOCounters = field(default_factory=IOCounters)
+
+
+class ProcessMeter:
+    """Reads this process's counters, from a baseline taken when it is made (so: right before the first dataset read, after all imports)."""
+
+    def __init__(self, store_counters: Callable[[], IOCounters] | None = None) -> None:
+        self._store_counters = store_counters
+        try:
+            self._fd = os.open("/proc/self/io", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1
+        self._baseline = self._now()
+
+    def _now(self) -> ProcessCounters:
+        rchar = device = 0
+        if self._fd >= 0:
+            rows = dict(line.split(b": ") for line in os.pread(self._fd, 512, 0).splitlines())
+            rchar, device = int(rows[b"rchar"]), int(rows[b"read_bytes"])
+        return ProcessCounters(device, rchar, time.process_time(), self._store_counters() if self._store_counters else IOCounters())
+
+    def read(self) -> ProcessCounters:
+        now, base = self._now(), self._baseline
+        return ProcessCounters(
+            now.device_read_bytes - base.device_read_bytes, now.rchar_bytes - base.rchar_bytes, now.cpu_s - base.cpu_s, now.store - base.store
+        )
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def total_counters(processes: Sequence[ProcessCounters], in_rank: bool, own_io: bool) -> LoaderCounters:
+    """Sum over the processes of one rank's loader. `in_rank`: it is the rank's own process, whose CPU the engine counts.
+
+    A library's own I/O on local files is what the kernel counts as read (rchar); our stores count for themselves.
+    """
+    store = IOCounters()
+    for process in processes:
+        store = store + process.store
+    rchar = sum(process.rchar_bytes for process in processes)
+    return LoaderCounters(
+        storage_bytes=rchar if own_io else store.num_bytes,
+        storage_method="read() bytes of the loader's processes (/proc/<pid>/io rchar)" if own_io else "counted by the store",
+        device_read_bytes=sum(process.device_read_bytes for process in processes),
+        rchar_bytes=rchar,
+        worker_cpu_s=0.0 if in_rank else sum(process.cpu_s for process in processes),
+        requests=None if own_io else store.requests,
+        retries=store.retries,
+        errors=store.errors,
+    )
+
+
+@dataclass
+class Delivered:
+    """Samples after their decode level. `data` holds one object a sample: the record's memory, or what decoding made of it."""
+
+    data: list[Any]
+    record_bytes: int
+    handover_bytes: int
+    checksums: NDArray[np.uint32] | None
+    checked: NDArray[np.bool_] | None
+    spans_s: dict[str, float]
+
+
+class Deliverer:
+    """Takes the stored bytes of samples through the asked level. One per worker; holds no client and no file."""
+
+    def __init__(self, job: LoadJob) -> None:
+        self.dataset: Dataset = job.dataset
+        self.format = open_format(job.dataset.format)
+        self.whole_shard = format_info(job.dataset.format).one_sample_per_shard
+        self.level = DECODE_LEVELS.index(job.decode)
+        self._verify = job.verify
+        self._handover_bytes = job.handover_bytes_per_sample
+
+    def to_check(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which samples get a checksum: all at touch and above or with verify full, a fixed 1 in 64 of the ids with verify sample, else none."""
+        if self.level >= 1 or self._verify == "full":
+            return np.ones(len(ids), dtype=np.bool_)
+        if self._verify == "sample":
+            mixed = ids.astype(np.uint64) * np.uint64(_SAMPLED_HASH)
+            return np.asarray((mixed >> np.uint64(32)) % np.uint64(VERIFY_ONE_IN) == 0)
+        return np.zeros(len(ids), dtype=np.bool_)
+
+    def deliver_stored(self, ids: NDArray[np.int64], stored: Sequence[memoryview]) -> Delivered:
+        """Samples whose stored bytes (`Dataset.extent`) lie in memory. DatasetError names the shard where the container is damaged."""
+        begin = time.perf_counter()
+        if self.level >= 2:
+            records = [self._parse(int(sample), data) for sample, data in zip(ids, stored, strict=True)]
+        else:
+            records = [self._locate(int(sample), data) for sample, data in zip(ids, stored, strict=True)]
+        parse_s = time.perf_counter() - begin
+        done = self.deliver_records(ids, records)
+        if self.level >= 2:
+            done.spans_s["parse"] = parse_s
+        return done
+
+    def deliver_records(self, ids: NDArray[np.int64], records: Sequence[memoryview]) -> Delivered:
+        """Samples whose records lie in memory, after parsing: checksum, then decode."""
+        checked = self.to_check(ids)
+        checksums = None
+        spans: dict[str, float] = {}
+        if checked.any():
+            begin = time.perf_counter()
+            checksums = np.zeros(len(ids), dtype=np.uint32)
+            for index in np.flatnonzero(checked):
+                checksums[index] = crc32c(records[index])
+            spans["checksum"] = time.perf_counter() - begin
+        record_bytes = sum(len(record) for record in records)
+        if self.level < 3:
+            return Delivered(list(records), record_bytes, record_bytes, checksums, checked if checksums is not None else None, spans)
+        begin = time.perf_counter()
+        decoded = [self._decode(int(sample), record) for sample, record in zip(ids, records, strict=True)]
+        spans["decode"] = time.perf_counter() - begin
+        handover = sum(size for _, size in decoded)
+        return Delivered([value for value, _ in decoded], record_bytes, handover, checksums, checked, spans)
+
+    def _locate(self, sample: int, stored: memoryview) -> memoryview:
+        if not self.whole_shard:
+            return stored
+        entry = self.dataset.index[sample]
+        offset = int(entry["offset"])
+        return stored[offset : offset + int(entry["record_bytes"])]
+
+    def _parse(self, sample: int, stored: memoryview) -> memoryview:
+        try:
+            record = self.format.parse(stored)
+        except DatasetError as error:
+            raise DatasetError(
+                f"sample {sample} in shard {self.dataset.shard_of(sample)} is damaged: {error.message}", "run `storagebench verify`"
+            ) from None
+        expected = int(self.dataset.index["record_bytes"][sample])
+        if len(record) != expected:
+            raise DatasetError(
+                f"sample {sample} in shard {self.dataset.shard_of(sample)} has {len(record)} bytes, and the manifest says {expected}",
+                "run `storagebench verify`",
+            )
+        return record
+
+    def _decode(self, sample: int, record: memoryview) -> tuple[Any, int]:
+        try:
+            return decode_full(self.dataset.payload, record, self._handover_bytes)
+        except DatasetError as error:
+            raise DatasetError(
+                f"sample {sample} in shard {self.dataset.shard_of(sample)} does not decode: {error.message}", "run `storagebench verify`"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a batch as a worker made it: plain arrays and memory, no client. `finished_ns` on CLOCK_MONOTONIC."""
+
+    sample_ids: NDArray[np.int64]
+    data: Any
+    record_bytes: int
+    handover_bytes: int
+    checksums: NDArray[np.uint32] | None
+    checked: NDArray[np.bool_] | None
+    spans_s: dict[str, float]
+    finished_ns: int
+    worker: int = 0
+    counters: ProcessCounters = field(default_factory=ProcessCounters)
+
+
+def join(pieces: Sequence[Piece], queue_level: int | None) -> Batch:
+    """Pieces, in order, to a batch; ready when the last was."""
+    spans: dict[str, float] = {}
+    for piece in pieces:
+        for name, seconds in piece.spans_s.items():
+            spans[name] = spans.get(name, 0.0) + seconds
+    checksums = checked = None
+    if any(piece.checked is not None for piece in pieces):
+        checksums = np.concatenate([_or_zeros(piece.checksums, piece, np.uint32) for piece in pieces])
+        checked = np.concatenate([_or_zeros(piece.checked, piece, np.bool_) for piece in pieces])
+    return Batch(
+        sample_ids=np.concatenate([piece.sample_ids for piece in pieces]),
+        record_bytes=sum(piece.record_bytes for piece in pieces),
+        handover_bytes=sum(piece.handover_bytes for piece in pieces),
+        data=[piece.data for piece in pieces],
+        checksums=checksums,
+        checked=checked,
+        ready_ns=max(piece.finished_ns for piece in pieces),
+        queue_level=queue_level,
+        spans_s=spans,
+    )
+
+
+def _or_zeros(values: Any, piece: Piece, dtype: Any) -> Any:
+    return np.zeros(len(piece.sample_ids), dtype) if values is None else values
+

@@ -1,0 +1,227 @@
+"""Builds datasets: synthetic ones out of a workload, and copies of real data. Parallel, resumable, and a pure function of what was asked.
+
+It writes below the store it is given and deletes only its own sidecars and the temporaries of its own shards. It does not measure.
+Shards appear whole or not at all, the manifest comes last: a dataset without one is unfinished, and the same command goes on with it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from crc32c import crc32c
+from numpy.typing import NDArray
+
+import storagebench
+from storagebench.buildparts import Layout, Ledger, Unit
+from storagebench.datasets.source import Source
+from storagebench.datasets.synthetic import SyntheticSource
+from storagebench.errors import UsageError
+from storagebench.inorder import in_order
+from storagebench.manifest import Dataset
+from storagebench.protocols import Format, Record, Sink, Store
+from storagebench.registry import open_format
+from storagebench.verify import Problem, verify
+from storagebench.workload import Workload
+
+__all__ = ["Problem", "Progress", "generate", "import_dataset", "verify"]
+
+Progress = Callable[[int, int], None]
+# Threads hold a record each; this bounds what a build with the default number of threads takes for them.
+_DEFAULT_MEMORY_BYTES = 2**30
+# fsync waits overlap well past the number of cores.
+_LEAST_THREADS, _MOST_THREADS = 4, 16
+
+
+def generate(workload: Workload, store: Store, *, num_threads: int = 0, progress: Progress | None = None) -> Dataset:
+    """Make the dataset that `workload.dataset` describes, or finish it, or return it if it is complete.
+
+    `num_threads` 0 chooses by cores and record length; at most so many shards are in flight, one record of each in memory. `progress(done, total)`
+    is called with samples, from the calling thread. Raises UsageError where the store holds something else, and StorageError where writing fails.
+    """
+    data = workload.dataset
+    return _build(
+        SyntheticSource(data),
+        store,
+        format_name=data.format,
+        samples_per_shard=data.samples_per_shard,
+        row_group_bytes=data.row_group_bytes,
+        num_subfolders=data.num_subfolders,
+        about={"workload": workload.name},
+        num_threads=num_threads,
+        progress=progress,
+    )
+
+
+def import_dataset(
+    source: str | Path,
+    store: Store,
+    *,
+    format: str,
+    column: str | None = None,
+    samples_per_shard: int = 1,
+    row_group_bytes: int = 8 * 2**20,
+    num_subfolders: int = 0,
+    num_threads: int = 0,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Make a dataset out of real data (see `storagebench.datasets.importers`); the bytes of each record stay as they are.
+
+    Arguments and errors are those of `generate`, and DatasetError where the source is empty, damaged or changes meanwhile.
+    """
+    from storagebench.datasets.importers import open_source
+
+    _refuse_inside(Path(source), store)
+    opened = open_source(Path(source), column)
+    try:
+        return _build(
+            opened,
+            store,
+            format_name=format,
+            samples_per_shard=samples_per_shard,
+            row_group_bytes=row_group_bytes,
+            num_subfolders=num_subfolders,
+            about={"classes": list(opened.classes)},
+            num_threads=num_threads,
+            progress=progress,
+        )
+    finally:
+        opened.close()
+
+
+def _refuse_inside(source: Path, store: Store) -> None:
+    """A dataset inside its own source would be imported again by the next run."""
+    if store.spec.kind == "posix" and Path(store.spec.root).resolve().is_relative_to(source.resolve()):
+        raise UsageError(f"the data dir {store.url} lies inside the source {source}", "choose a --data-dir outside of the source")
+
+
+def _check_bounds(samples_per_shard: int, row_group_bytes: int, num_subfolders: int, num_threads: int) -> None:
+    if samples_per_shard < 1 or row_group_bytes < 1 or num_subfolders < 0 or num_threads < 0:
+        raise UsageError(
+            f"samples_per_shard is {samples_per_shard}, row_group_bytes {row_group_bytes} (1 at least), num_subfolders {num_subfolders}, "
+            f"num_threads {num_threads} (0 at least)",
+            "choose values within these bounds",
+        )
+
+
+def _build(
+    source: Source,
+    store: Store,
+    *,
+    format_name: str,
+    samples_per_shard: int,
+    row_group_bytes: int,
+    num_subfolders: int,
+    about: dict[str, Any],
+    num_threads: int,
+    progress: Progress | None,
+) -> Dataset:
+    _check_bounds(samples_per_shard, row_group_bytes, num_subfolders, num_threads)
+    form = open_format(format_name)
+    if format_name == "jpeg" and source.payload != "jpeg":
+        raise UsageError("format jpeg holds JPEG files, and the records are plain bytes", "use --format raw, or --payload jpeg")
+    mean_bytes = max(1, int(source.approx_bytes.sum()) // source.num_samples)
+    options = {} if form.byte_addressed else {"row_group_samples": max(1, row_group_bytes // mean_bytes)}
+    spec = {
+        "kind": source.kind,
+        "format": format_name,
+        "payload": source.payload,
+        "num_samples": source.num_samples,
+        "samples_per_shard": 1 if form.one_sample_per_shard else samples_per_shard,
+        "num_subfolders": num_subfolders,
+        **options,
+        **source.describe(),
+        "encoder": {**source.encoder(), **_format_encoder(form)},
+    }
+    layout = Layout.plan(source.approx_bytes, samples_per_shard, form.one_sample_per_shard, form.suffix, num_subfolders)
+    ledger = Ledger(store, spec, layout)
+    dataset = ledger.finished()
+    if dataset is not None:
+        return dataset
+    threads = num_threads or _default_threads(int(source.approx_bytes.max()))
+    _write_shards(_Writer(source, form, store, options, layout), ledger, threads, progress)
+    dataset = _dataset(form, source.payload, layout, {**spec, **about, "storagebench_version": storagebench.__version__}, options)
+    ledger.finish(dataset)
+    return dataset
+
+
+def _dataset(form: Format, payload: str, layout: Layout, origin: dict[str, Any], options: dict[str, Any]) -> Dataset:
+    columns = (layout.shard_bytes, layout.shard_crc32c, layout.first_sample, layout.shard_samples, layout.index)
+    return Dataset(form.name, payload, layout.names, *columns, origin=origin, options=options)
+
+
+def _format_encoder(form: Format) -> dict[str, str]:
+    versions: Callable[[], dict[str, str]] | None = getattr(form, "encoder_versions", None)
+    return versions() if versions is not None else {}
+
+
+def _default_threads(longest_record: int) -> int:
+    cores = len(os.sched_getaffinity(0))
+    by_memory = max(1, _DEFAULT_MEMORY_BYTES // max(1, longest_record))
+    return min(max(cores, _LEAST_THREADS), by_memory, _MOST_THREADS)
+
+
+class _Writer:
+    """Writes single shards, from any thread, and fills in their part of the layout."""
+
+    def __init__(self, source: Source, form: Format, store: Store, options: dict[str, Any], layout: Layout) -> None:
+        self._source, self._form, self._store, self._options, self.layout = source, form, store, options, layout
+        self.stop = threading.Event()
+
+    def write(self, shard: int) -> None:
+        layout = self.layout
+        rows = layout.rows(shard, shard + 1)
+        records = self._source.records(int(layout.first_sample[shard]), int(layout.shard_samples[shard]))
+        with self._store.create(layout.names[shard]) as sink:
+            counting = _CountingSink(sink)
+            offsets = self._form.write_shard(counting, self._noted(records, rows), self._options)
+        rows["offset"] = offsets
+        rows["shard"] = shard
+        layout.shard_bytes[shard] = counting.num_bytes
+        layout.shard_crc32c[shard] = counting.crc32c
+
+    def _noted(self, records: Iterable[Record], rows: NDArray[Any]) -> Iterator[Record]:
+        for row, record in enumerate(records):
+            if self.stop.is_set():
+                raise _StoppedError
+            rows[row] = (0, len(record.payload), crc32c(record.payload), 0, record.label, 0)
+            yield record
+
+
+class _StoppedError(Exception):
+    """Another shard failed; this one is not to be finished, and nobody sees this."""
+
+
+class _CountingSink:
+    """Passes on, and knows how many bytes with which checksum."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.num_bytes = 0
+        self.crc32c = 0
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        self._sink.write(view)
+        self.crc32c = crc32c(view, self.crc32c)
+        self.num_bytes += len(view)
+        return len(view)
+
+
+def _write_shards(writer: _Writer, ledger: Ledger, num_threads: int, progress: Progress | None) -> None:
+    layout = writer.layout
+    done_units = ledger.begin()
+    units = [unit for unit in layout.units if unit.number not in done_units]
+    last_of: dict[int, Unit] = {unit.stop - 1: unit for unit in units}
+    total = len(layout.index)
+    done = total - sum(len(layout.rows(unit.first, unit.stop)) for unit in units)
+    shards = (shard for unit in units for shard in range(unit.first, unit.stop))
+    for shard, _ in in_order(shards, writer.write, num_threads, on_end=writer.stop.set):
+        done += int(layout.shard_samples[shard])
+        if shard in last_of:
+            ledger.commit(last_of[shard])
+        if progress is not None:
+            progress(done, total)

@@ -1,0 +1,50 @@
+"""The run folder -> `summary.json`: metrics, findings, validity and exit code. A pure function of `run.json` and the traces, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from storagebench.checks.findings import find
+from storagebench.errors import EXIT_DATASET, EXIT_INVALID, EXIT_OK
+from storagebench.metrics import Summary, summarise
+from storagebench.records import RUN_FILE, SUMMARY_FILE, Trace, host_traces, rank_traces, read_run, read_trace, write_json
+
+
+def judge(run_dir: Path) -> Summary:
+    """The summary of a saved run. Raises UsageError where it is no run folder, DatasetError where a trace is damaged."""
+    run = read_run(run_dir)
+    ranks = [trace for trace in map(read_trace, rank_traces(run_dir)) if trace.header]
+    hosts = [read_trace(path) for path in host_traces(run_dir)]
+    return judge_records(run, ranks, hosts)
+
+
+def judge_records(run: Mapping[str, Any], ranks: list[Trace], hosts: list[Trace]) -> Summary:
+    """The same from records in memory."""
+    summary = summarise(run, ranks, hosts)
+    findings = find(summary, run)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    summary["valid"] = not errors
+    summary["exit_code"] = _exit_code(summary, bool(errors))
+    summary["findings"] = [finding.as_dict() for finding in findings]
+    return summary
+
+
+def _exit_code(summary: Summary, has_errors: bool) -> int | None:
+    """The command's own code: what the run ended with; for a finished run 3 where samples were corrupt, 6 where another error makes it invalid."""
+    code: int | None = summary["exit_code"]
+    if code != EXIT_OK or not has_errors:
+        return code
+    return EXIT_DATASET if summary["checksum_errors"] else EXIT_INVALID
+
+
+def write_summary(run_dir: Path) -> Summary:
+    """Judge and write `summary.json`."""
+    summary = judge(run_dir)
+    write_json(run_dir / SUMMARY_FILE, summary)
+    return summary
+
+
+def is_run_dir(path: Path) -> bool:
+    return (path / RUN_FILE).is_file()

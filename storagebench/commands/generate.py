@@ -1,0 +1,50 @@
+"""`generate WORKLOAD`: a synthetic dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from storagebench.commands.options import DATASET_OPTIONS, configured, data_dir_option, parse_storage_options, storage_options, workload_options
+
+
+@click.command("generate")
+@click.argument("workload")
+@data_dir_option
+@workload_options(DATASET_OPTIONS)
+@storage_options
+@click.option("--scale", metavar="FACTOR", help="So many times the workload's samples, such as 0.01.")
+@click.option("--num-threads", type=click.IntRange(0, 1024), default=0, show_default=True, help="Writers; 0 chooses.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+def command(
+    workload: str,
+    data_dir: str,
+    settings: tuple[str, ...],
+    storage_option: tuple[str, ...],
+    scale: str | None,
+    num_threads: int,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Make a synthetic dataset in a format. Interrupted, the same command goes on where it was; the same seed gives the same bytes."""
+    from storagebench.build import generate
+    from storagebench.commands.dataset_text import made
+    from storagebench.commands.progress import counting
+    from storagebench.storage import open_store
+
+    chosen = configured(_with_payload(workload, values), values, settings, scale).workload
+    store = open_store(data_dir, parse_storage_options(storage_option))
+    try:
+        with counting("generate") as progress:
+            dataset = generate(chosen, store, num_threads=num_threads, progress=progress)
+    finally:
+        store.close()
+    click.echo(made(dataset, data_dir, as_json), nl=False)
+
+
+def _with_payload(workload: str, values: dict[str, Any]) -> str:
+    """`--format jpeg` alone means JPEG payload: there is no other."""
+    if values.get("opt_format") == "jpeg" and values.get("opt_payload") is None:
+        values["opt_payload"] = "jpeg"
+    return workload

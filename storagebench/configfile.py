@@ -1,0 +1,168 @@
+"""YAML plus overrides into a `Workload`, with the provenance of every value. Unknown, repeated and mistyped keys are errors, all told at once.
+
+Only PyYAML's safe loader is used, on at most 1 MiB, without aliases, merge keys or repeated keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from storagebench.errors import UsageError, did_you_mean
+from storagebench.workload import SECTIONS, Workload
+
+MAX_CONFIG_BYTES = 2**20
+_MAX_DEPTH = 50
+CONFIG_DIR = Path(__file__).parent / "configs"
+Path_ = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A workload, and for each set field ("run.cache") where its value came from; a field that is not in it has its default."""
+
+    workload: Workload
+    provenance: Mapping[str, str]
+
+
+def known_workloads() -> list[str]:
+    """Names of the workloads that come with storagebench."""
+    return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
+
+
+def load_workload(name: str, overrides: Sequence[tuple[str, Any, str]] = ()) -> Configured:
+    """The workload `name` (a shipped one, or the path of a YAML file) with overrides (key path, value, where it was said) on top.
+
+    Raises UsageError that lists every unknown or bad key at once, with file and line.
+    """
+    path = _find(name)
+    values, lines = _read_yaml(path)
+    provenance = {".".join(key): f"{path.name}:{line}" for key, line in lines.items()}
+    problems: list[str] = []
+    for key, value, origin in overrides:
+        parts = tuple(key.split("."))
+        problem = _unknown_key(parts)
+        if problem:
+            problems.append(f"{origin}: {problem}")
+            continue
+        _put(values, parts, value)
+        provenance[key] = origin
+    workload: Workload | None = None
+    try:
+        workload = Workload.model_validate(values)
+    except ValidationError as error:
+        problems += [_sentence(item, provenance, path.name) for item in error.errors()]
+    if problems or workload is None:
+        raise UsageError("; ".join(problems), "see `storagebench plan --help` for the options, or mend the file")
+    return Configured(workload, provenance)
+
+
+def _find(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"workload file {name!r} does not exist", "give a shipped workload's name or the path of a YAML file")
+        return path
+    path = CONFIG_DIR / f"{name}.yaml"
+    if name not in known_workloads():
+        raise UsageError(f"unknown workload {name!r}", did_you_mean(name, known_workloads()))
+    return path
+
+
+def parse_scalar(text: str) -> Any:
+    """A `--set` value: a YAML scalar or list (`true`, `5`, `[a, b]`); a size or duration stays text for the model to read."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
+    data = path.read_bytes()
+    if len(data) > MAX_CONFIG_BYTES:
+        raise UsageError(f"{path.name} has {len(data)} bytes, over the limit of {MAX_CONFIG_BYTES}", "a workload is a page of YAML")
+    try:
+        for event in yaml.parse(data, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise UsageError(f"{path.name}:{event.start_mark.line + 1} uses a YAML alias", "write the value out")
+        node = yaml.compose(data, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path.name} is not YAML: {' '.join(str(error).split())[:300]}", "mend the file") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise UsageError(f"{path.name} holds no mapping", "start from one of the shipped workloads")
+    lines: dict[Path_, int] = {}
+    problems: list[str] = []
+    values = _construct(node, (), lines, problems, path.name)
+    if problems:
+        raise UsageError("; ".join(problems), "mend the file")
+    return values, lines
+
+
+def _construct(node: Any, prefix: Path_, lines: dict[Path_, int], problems: list[str], file: str) -> Any:
+    if len(prefix) > _MAX_DEPTH:
+        raise UsageError(f"{file} nests deeper than {_MAX_DEPTH}", "mend the file")
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
+            line = key_node.start_mark.line + 1
+            if key in result:
+                problems.append(f"{file}:{line}: key {'.'.join((*prefix, key))} stands twice")
+            if key == "<<":
+                problems.append(f"{file}:{line}: merge keys are not read")
+            problem = _unknown_key((*prefix, key))
+            if problem:
+                problems.append(f"{file}:{line}: {problem}")
+            result[key] = _construct(value_node, (*prefix, key), lines, problems, file)
+            if not isinstance(value_node, yaml.MappingNode):
+                lines[(*prefix, key)] = line
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(item, (*prefix, "-"), lines, problems, file) for item in node.value]
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_object(node, deep=True)
+    except yaml.YAMLError as error:
+        problems.append(f"{file}:{node.start_mark.line + 1}: {' '.join(str(error).split())[:200]}")
+        return None
+    finally:
+        loader.dispose()
+
+
+def _unknown_key(parts: Path_) -> str:
+    """Why a key path does not exist in the model, or an empty string."""
+    top = list(Workload.model_fields)
+    if parts[0] not in top:
+        flat = {name: section for section, model in SECTIONS.items() for name in model.model_fields}
+        if parts[0] in flat:
+            return f"key {parts[0]!r} stands in section {flat[parts[0]]!r}: write {flat[parts[0]]}.{parts[0]}"
+        return f"unknown key {parts[0]!r}: {did_you_mean(parts[0], top)}"
+    if len(parts) == 1 or parts[0] not in SECTIONS:
+        return "" if len(parts) == 1 else f"key {'.'.join(parts)!r} goes below {parts[0]!r}, which is a single value"
+    fields = SECTIONS[parts[0]].model_fields
+    if parts[1] not in fields:
+        return f"unknown key {'.'.join(parts)!r}: {did_you_mean(parts[1], list(fields))}"
+    return ""
+
+
+def _put(values: dict[str, Any], parts: Path_, value: Any) -> None:
+    for part in parts[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            return
+    values[parts[-1]] = value
+
+
+def _sentence(item: Any, provenance: Mapping[str, str], file: str) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    origin = provenance.get(key, file)
+    if item["type"] == "extra_forbidden":
+        return f"{origin}: unknown key {key!r}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    given = "" if isinstance(item["input"], dict) else f" (given: {str(item['input'])[:80]!r})"
+    return f"{origin}: {key or 'workload'}: {message}{given}"

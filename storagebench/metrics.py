@@ -1,0 +1,378 @@
+"""A saved run -> its summary: a pure function of `run.json` and the traces. Imports no engine, loader, dataset, storage, world or torch.
+
+Seconds, bytes, ratios 0..1; an unknown figure is None, never 0. Totals are of the whole run, warm-up included; AU and rates are of the window.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from storagebench.records import SCHEMA_VERSION, StepRecord, Trace
+from storagebench.window import EpochWindow, RankWindow, rank_window
+
+Summary = dict[str, Any]
+MAX_AMPLIFICATION = 1.2
+
+
+def summarise(run: Mapping[str, Any], ranks: Sequence[Trace], hosts: Sequence[Trace]) -> Summary:
+    """Everything of `summary.json` but the findings, which `storagebench.checks` adds. Ranks without a trace are simply not there."""
+    windows = [_window(run, trace) for trace in ranks]
+    totals = _totals(ranks)
+    per_epoch = _per_epoch(run, ranks)
+    ends = [record for trace in hosts for record in trace.of_kind("end")]
+    plan, config = run["plan"], run["config"]
+    opened = [record for trace in ranks for record in trace.of_kind("opened")]
+    effective = opened[0]["effective"] if opened else {}
+    longest_ns = max((window.length_ns for window in windows), default=0)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run["run_id"],
+        "status": _status(run, ranks, ends),
+        "valid": False,
+        "exit_code": ends[0]["exit_code"] if ends else None,
+        "failure": ends[0].get("failure") if ends else None,
+        "workload": config["name"],
+        "accelerator": run["accelerator"],
+        "compute_time_s": plan["compute_time_s"],
+        "au_threshold": config["train"]["au_threshold"],
+        "loader": config["loader"]["name"],
+        "format": run["dataset"]["format"],
+        "storage": run["store"]["kind"],
+        "cache": config["run"]["cache"],
+        "decode": effective.get("decode"),
+        "decode_asked": config["run"]["decode"],
+        "effective": effective,
+        "dataset_digest": run["dataset"]["digest"],
+        "world_size": plan["world_size"],
+        "num_hosts": len({trace.header.get("host") for trace in ranks}) or 1,
+        "batch_size": config["train"]["batch_size"],
+        "epochs": config["train"]["epochs"],
+        "measured_steps": max((window.steps for window in windows), default=0),
+        "warmup_steps": max((sum(step.kind == "warmup" for step in trace.steps) for trace in ranks), default=0),
+        "idle_steps": sum(step.kind == "idle" for trace in ranks for step in trace.steps),
+        **_utilisation(windows, ranks),
+        **_rates(run, windows, longest_ns),
+        **totals,
+        **_device(run, per_epoch),
+        **_times(run, ranks, windows),
+        **_quantiles(ranks, windows),
+        **_cpu(ranks, hosts, totals["delivered_bytes"]),
+        "ceiling_bytes_per_s": None,
+        "fraction_of_ceiling": None,
+        "bottleneck": None,
+        **_proof(ranks),
+        "listing": run.get("listing"),
+        "per_epoch": per_epoch,
+        "per_rank": [_per_rank(trace, window) for trace, window in zip(ranks, windows, strict=True)],
+        "per_host": _per_host(ranks, windows, hosts),
+    }
+
+
+def _status(run: Mapping[str, Any], ranks: Sequence[Trace], ends: Sequence[Mapping[str, Any]]) -> str:
+    whole = len(ranks) == run["plan"]["world_size"] and all(trace.of_kind("footer") and not trace.truncated for trace in ranks)
+    if not ends or ends[0]["exit_code"] in (130, 143):
+        return "incomplete"
+    return "complete" if whole and not ends[0].get("failure") else "failed"
+
+
+def _window(run: Mapping[str, Any], trace: Trace) -> RankWindow:
+    starts = {record["epoch"]: record for record in trace.of_kind("epoch_start")}
+    steps = [step for step in trace.steps if step.kind != "null"]
+    made: dict[int, int] = defaultdict(int)
+    for step in steps:
+        made[step.epoch] += 1
+    complete = {epoch for epoch, record in starts.items() if made[epoch] == record["steps"]}
+    return rank_window(steps, {epoch: record["start_ns"] for epoch, record in starts.items()}, complete, run["plan"]["prefetch_batches"])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _total(values: Sequence[int | None]) -> int | None:
+    """The sum, or None as soon as one is unknown (or there are none)."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
+
+
+def _utilisation(windows: Sequence[RankWindow], ranks: Sequence[Trace]) -> Summary:
+    return {
+        "au_nominal": _mean([window.au_nominal for window in windows]),
+        "au_uncorrected": _mean([window.au_uncorrected for window in windows]),
+        "au_uncertainty": _mean([window.uncertainty for window in windows]),
+        "au_measured": _mean([window.au_measured for window in windows]),
+        "au_null": _mean([_au_null(trace) for trace in ranks]),
+    }
+
+
+def _au_null(trace: Trace) -> float | None:
+    """AU of the null loader's steps, the first one left out."""
+    steps = [step for step in trace.steps if step.kind == "null"]
+    if len(steps) < 2:
+        return None
+    length_ns = steps[-1].sync_end_ns - steps[0].sync_end_ns
+    return sum(step.due_ns - step.start_ns for step in steps[1:]) / length_ns if length_ns > 0 else None
+
+
+def _rates(run: Mapping[str, Any], windows: Sequence[RankWindow], longest_ns: int) -> Summary:
+    if longest_ns <= 0:
+        return {"samples_per_s": None, "delivered_bytes_per_s": None}
+    samples = sum(epoch.samples for window in windows for epoch in window.epochs)
+    kept_samples = sum(sum(epoch.samples for epoch in window.epochs) * window.kept_share for window in windows)
+    kept_bytes = sum(sum(epoch.record_bytes for epoch in window.epochs) * window.kept_share for window in windows)
+    seconds = longest_ns / 1e9
+    return {"samples_per_s": kept_samples / seconds if samples else None, "delivered_bytes_per_s": kept_bytes / seconds if samples else None}
+
+
+def _work_steps(trace: Trace) -> list[StepRecord]:
+    return [step for step in trace.steps if step.kind in ("warmup", "step")]
+
+
+def _totals(ranks: Sequence[Trace]) -> Summary:
+    steps = [step for trace in ranks for step in _work_steps(trace)]
+    ends = [record for trace in ranks for record in trace.of_kind("epoch_end")]
+    return {
+        "samples": sum(step.samples for step in steps),
+        "delivered_bytes": sum(step.record_bytes for step in steps),
+        "handover_bytes": sum(step.handover_bytes for step in steps),
+        "storage_bytes": _total([record["storage_bytes"] for record in ends]),
+        "storage_method": ends[0]["storage_method"] if ends else None,
+        "requests": _total([record["requests"] for record in ends]),
+        "retries": sum(record["retries"] for record in ends),
+        "io_errors": sum(record["errors"] for record in ends),
+    }
+
+
+def _per_epoch(run: Mapping[str, Any], ranks: Sequence[Trace]) -> list[Summary]:
+    """Bytes of each finished epoch over all ranks, with the cache state before it. Device bytes of our own S3 server stand in for the clients'."""
+    by_epoch: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    caches = {record["epoch"]: record for trace in ranks for record in trace.of_kind("cache")}
+    for trace in ranks:
+        for record in trace.of_kind("epoch_end"):
+            by_epoch[record["epoch"]].append(record)
+    rows = []
+    for epoch, records in sorted(by_epoch.items()):
+        storage = _total([record["storage_bytes"] for record in records])
+        server = [record["server_device_bytes"] for record in records if record["server_device_bytes"] is not None]
+        device = max(server) if server else _total([record["device_read_bytes"] for record in records]) if run["store"]["kind"] == "posix" else None
+        ratio = device / storage if device is not None and storage else None
+        cache = caches.get(epoch, {})
+        rows.append(
+            {
+                "epoch": epoch,
+                "samples": sum(record["samples"] for record in records),
+                "duration_s": (max(record["end_ns"] for record in records) - min(record["start_ns"] for record in records)) / 1e9,
+                "storage_bytes": storage,
+                "device_read_bytes": device,
+                "read_amplification": ratio,
+                "cached_fraction_served": None if ratio is None or ratio > MAX_AMPLIFICATION else max(0.0, 1.0 - ratio),
+                "cached_fraction_before": cache.get("cached_fraction_before"),
+                "cache_method": cache.get("method"),
+                "metadata_cache": cache.get("metadata_cache"),
+                "server_cache": cache.get("server_cache"),
+            }
+        )
+    return rows
+
+
+def _device(run: Mapping[str, Any], per_epoch: Sequence[Summary]) -> Summary:
+    """Top level figures of the worst epoch: the least cached one where a warm cache was asked for, else the most cached one."""
+    worst = min if run["config"]["run"]["cache"] == "warm" else max
+
+    def pick(name: str) -> Any:
+        known = [row[name] for row in per_epoch if row[name] is not None]
+        return worst(known) if known and len(known) == len(per_epoch) else None
+
+    amplification = [row["read_amplification"] for row in per_epoch if row["read_amplification"] is not None]
+    return {
+        "device_read_bytes": _total([row["device_read_bytes"] for row in per_epoch]),
+        "cached_fraction_before": pick("cached_fraction_before"),
+        "cached_fraction_served": pick("cached_fraction_served"),
+        "read_amplification": max(amplification) if amplification else None,
+        "server_cache": next((row["server_cache"] for row in per_epoch if row["server_cache"]), None),
+    }
+
+
+def _times(run: Mapping[str, Any], ranks: Sequence[Trace], windows: Sequence[RankWindow]) -> Summary:
+    starts = [record["start_ns"] for trace in ranks for record in trace.of_kind("epoch_start") if record["epoch"] == 0]
+    stops = [step.sync_end_ns for trace in ranks for step in trace.steps if step.kind != "null"]
+    ends = stops + [record["end_ns"] for trace in ranks for record in trace.of_kind("epoch_end")]
+    epochs_s = sum(_epoch_span_s(ranks, epoch) for epoch in range(run["config"]["train"]["epochs"]))
+    wall_s = (max(ends) - min(starts)) / 1e9 if starts and ends else None
+    firsts = [_first_batch_s(trace) for trace in ranks]
+    costs_ns = _sync_costs_ns(ranks)
+    waits_ns = [sum(epoch.sync_ns for epoch in window.epochs) - costs_ns for window in windows]
+    null_s = max((_null_span_s(trace) for trace in ranks), default=0.0)
+    return {
+        "wall_s": wall_s,
+        "harness_s": None if wall_s is None else max(0.0, wall_s - epochs_s),
+        "startup_s": (min(starts) - run["command_start_ns"]) / 1e9 - null_s if starts else None,
+        "null_s": null_s,
+        "time_to_first_batch_s": max(first for first in firsts if first is not None) if any(first is not None for first in firsts) else None,
+        "window_s": max((window.length_ns for window in windows), default=0) / 1e9,
+        "compute_s": _mean_ns(windows, "compute_ns"),
+        "fetch_s": _mean_ns(windows, "fetch_ns"),
+        "sync_wait_s": sum(waits_ns) / len(waits_ns) / 1e9 if waits_ns else None,
+        "sync_cost_s": costs_ns / 1e9 if windows else None,
+        "host_delay_s": _mean_ns(windows, "host_delay_ns"),
+    }
+
+
+def _epoch_span_s(ranks: Sequence[Trace], epoch: int) -> float:
+    starts = [record["start_ns"] for trace in ranks for record in trace.of_kind("epoch_start") if record["epoch"] == epoch]
+    ends = [step.sync_end_ns for trace in ranks for step in trace.steps if step.epoch == epoch and step.kind != "null"]
+    return (max(ends) - min(starts)) / 1e9 if starts and ends else 0.0
+
+
+def _null_span_s(trace: Trace) -> float:
+    steps = [step for step in trace.steps if step.kind == "null"]
+    return (steps[-1].sync_end_ns - steps[0].asked_ns) / 1e9 if steps else 0.0
+
+
+def _first_batch_s(trace: Trace) -> float | None:
+    """From opening the loader to the first batch, without the null run and the cache work in between."""
+    opened, starts = trace.of_kind("opened"), trace.of_kind("epoch_start")
+    first = next((step for step in trace.steps if step.kind in ("warmup", "step")), None)
+    if not opened or not starts or first is None:
+        return None
+    return (opened[0]["open_end_ns"] - opened[0]["open_begin_ns"] + first.got_ns - starts[0]["start_ns"]) / 1e9
+
+
+def _sync_costs_ns(ranks: Sequence[Trace]) -> int:
+    """Gloo's own cost: for each step the least sync time over the ranks."""
+    least: dict[tuple[int, int], int] = {}
+    for trace in ranks:
+        for step in trace.steps:
+            if step.kind == "step":
+                sync_ns = step.release_ns - step.host_delay_ns - step.due_ns
+                key = (step.epoch, step.step)
+                least[key] = min(least.get(key, sync_ns), sync_ns)
+    return sum(least.values())
+
+
+def _mean_ns(windows: Sequence[RankWindow], name: str) -> float | None:
+    values = [sum(getattr(epoch, name) for epoch in window.epochs) / 1e9 for window in windows]
+    return sum(values) / len(values) if values else None
+
+
+def quantiles(values_s: Sequence[float]) -> dict[str, float] | None:
+    """p50, p90, p99 (nearest rank, never interpolated past a measured value) and max; None of nothing."""
+    if not len(values_s):
+        return None
+    ordered = np.sort(np.asarray(values_s, dtype=np.float64))
+    picks = {f"p{level}": float(ordered[max(0, -(-level * len(ordered) // 100) - 1)]) for level in (50, 90, 99)}
+    return {**picks, "max": float(ordered[-1])}
+
+
+def fetch_times_s(trace: Trace) -> list[float]:
+    """How long each measured step waited for its batch, in the schedule: 0 where the batch was ready."""
+    return [fetch for fetch, _ in _fetch_and_step_s(trace)]
+
+
+def _fetch_and_step_s(trace: Trace) -> list[tuple[float, float]]:
+    starts = {record["epoch"]: record["start_ns"] for record in trace.of_kind("epoch_start")}
+    rows, epoch, previous_ns = [], -1, 0
+    for step in trace.steps:
+        if step.kind == "null":
+            continue
+        if step.epoch != epoch:
+            epoch, previous_ns = step.epoch, starts.get(step.epoch, step.asked_ns)
+        if step.kind == "step":
+            rows.append(((step.start_ns - previous_ns) / 1e9, (step.release_ns - previous_ns) / 1e9))
+        previous_ns = step.release_ns
+    return rows
+
+
+def _quantiles(ranks: Sequence[Trace], windows: Sequence[RankWindow]) -> Summary:
+    rows = [row for trace in ranks for row in _fetch_and_step_s(trace)]
+    return {"fetch_quantiles_s": quantiles([fetch for fetch, _ in rows]), "step_quantiles_s": quantiles([step for _, step in rows])}
+
+
+def _cpu(ranks: Sequence[Trace], hosts: Sequence[Trace], delivered_bytes: int) -> Summary:
+    ends = [record for trace in ranks for record in trace.of_kind("epoch_end")]
+    cpu_s = sum(record["rank_cpu_s"] + record["worker_cpu_s"] for record in ends) if ends else None
+    rss = [record["rss_bytes"] for trace in hosts for record in trace.of_kind("host")]
+    return {
+        "cpu_s": cpu_s,
+        "cpu_s_per_gb": cpu_s / (delivered_bytes / 1e9) if cpu_s is not None and delivered_bytes else None,
+        "peak_rss_bytes": max(rss) if rss else None,
+    }
+
+
+def _proof(ranks: Sequence[Trace]) -> Summary:
+    """Checksums over all ranks, coverage as rank 0 wrote it for all. Samples are counted, never assumed."""
+    steps = [step for trace in ranks for step in _work_steps(trace)]
+    ends = ranks[0].of_kind("epoch_end") if ranks else []
+    return {
+        "verified_samples": sum(step.verified for step in steps),
+        "checksum_errors": sum(step.errors for step in steps),
+        "bad_samples": [{"sample": sample, "shard": shard} for sample, shard in sorted({bad for step in steps for bad in step.bad_samples})],
+        "duplicate_samples": _total([record["duplicate_samples_of_all"] for record in ends]),
+        "missing_samples": _total([record["missing_samples_of_all"] for record in ends]),
+        "dropped_samples": _total([record["dropped_samples_of_all"] for record in ends]),
+    }
+
+
+def _per_rank(trace: Trace, window: RankWindow) -> Summary:
+    return {
+        "rank": trace.header.get("rank"),
+        "host": trace.header.get("host"),
+        "steps": window.steps,
+        "last_step": trace.steps[-1].step if trace.steps and trace.steps[-1].kind != "null" else None,
+        "samples": sum(step.samples for step in _work_steps(trace)),
+        "au_nominal": window.au_nominal,
+        "au_uncorrected": window.au_uncorrected,
+        "window_s": window.length_ns / 1e9,
+        "fetch_s": _seconds(window.epochs, "fetch_ns"),
+        "compute_s": _seconds(window.epochs, "compute_ns"),
+        "sync_s": _seconds(window.epochs, "sync_ns"),
+        "host_delay_s": _seconds(window.epochs, "host_delay_ns"),
+        "credit_steps": sum(epoch.credit_steps for epoch in window.epochs),
+        "spans_s": _spans(trace),
+        "finished": bool(trace.of_kind("footer")),
+    }
+
+
+def _seconds(epochs: Sequence[EpochWindow], name: str) -> float:
+    return float(sum(getattr(epoch, name) for epoch in epochs)) / 1e9
+
+
+def _spans(trace: Trace) -> dict[str, float]:
+    spans: dict[str, float] = defaultdict(float)
+    for step in _work_steps(trace):
+        for name, seconds in step.spans_s.items():
+            spans[name] += seconds
+    return {name: round(seconds, 9) for name, seconds in sorted(spans.items())}
+
+
+def _per_host(ranks: Sequence[Trace], windows: Sequence[RankWindow], hosts: Sequence[Trace]) -> list[Summary]:
+    rows = []
+    for host in sorted({str(trace.header.get("host")) for trace in ranks}):
+        mine = [window for trace, window in zip(ranks, windows, strict=True) if trace.header.get("host") == host]
+        ends = [record for trace in ranks if trace.header.get("host") == host for record in trace.of_kind("epoch_end")]
+        samples = [record for trace in hosts if trace.header.get("host") == host for record in trace.of_kind("host")]
+        rows.append(
+            {
+                "host": host,
+                "ranks": len(mine),
+                "au_nominal": _mean([window.au_nominal for window in mine]),
+                "device_read_bytes": _total([record["device_read_bytes"] for record in ends]),
+                "storage_bytes": _total([record["storage_bytes"] for record in ends]),
+                "block_device_read_bytes": _growth(samples, "device_read_bytes"),
+                "cpu_busy_s": _growth(samples, "cpu_user_s", "cpu_system_s"),
+                "cpu_steal_s": _growth(samples, "cpu_steal_s"),
+            }
+        )
+    return rows
+
+
+def _growth(samples: Sequence[Mapping[str, Any]], *names: str) -> float | None:
+    """How much these cumulative host counters grew over the samples."""
+    if len(samples) < 2 or any(samples[0][name] is None for name in names):
+        return None
+    return float(sum(samples[-1][name] - samples[0][name] for name in names))

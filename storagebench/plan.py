@@ -1,0 +1,169 @@
+"""Workload + world + dataset -> `Plan`: every derived number, once. Touches no storage and never writes back onto the request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from storagebench.errors import UsageError
+from storagebench.manifest import Dataset
+from storagebench.registry import LoaderInfo, loader_info
+from storagebench.sampling import EpochPlan, Indices, plan_by_sample, plan_by_unit, split_work
+from storagebench.units import format_gib
+from storagebench.workload import Workload
+
+# Resident memory of one process with what it imports, beyond the samples (measured here with torch 2.13 CPU; rounded up).
+RANK_BASE_BYTES = 150 * 2**20
+RANK_TORCH_BYTES = 350 * 2**20
+WORKER_BASE_BYTES = 200 * 2**20
+_DESCRIPTORS_OF_A_PROCESS = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do and need. Bytes per second are of all accelerators at full utilisation."""
+
+    world_size: int
+    compute_time_s: float
+    global_batch: int
+    samples_per_epoch: int
+    dropped_samples_per_epoch: int
+    steps_per_epoch: int
+    planned_steps: int
+    record_bytes_per_epoch: int
+    mean_record_bytes: float
+    demand_samples_per_s: float | None
+    demand_bytes_per_s: float | None
+    compute_s: float
+    workers_per_rank: int
+    prefetch_batches: int
+    batch_bytes: int
+    memory_bytes: int
+    shared_memory_bytes: int
+    descriptors: int
+
+
+def epoch_plan(
+    loader: LoaderInfo, dataset: Dataset, workload: Workload, epoch: int, rank: int, world_size: int
+) -> tuple[EpochPlan, Indices]:
+    """What one rank does in one epoch with this kind of loader, and the sample ids (or unit ids) in reading order."""
+    return plan_epoch(
+        loader.unit,
+        dataset,
+        epoch=epoch,
+        rank=rank,
+        world_size=world_size,
+        batch_size=workload.train.batch_size,
+        seed=workload.run.seed,
+        shuffle=workload.loader.shuffle,
+        keep=workload.run.remainder == "keep",
+    )
+
+
+def plan_epoch(
+    unit: str, dataset: Dataset, *, epoch: int, rank: int, world_size: int, batch_size: int, seed: int, shuffle: bool, keep: bool
+) -> tuple[EpochPlan, Indices]:
+    """The same from its parts. `unit` is sample, shard or row_group."""
+    if unit == "sample":
+        return plan_by_sample(seed, epoch, dataset.num_samples, rank, world_size, batch_size, shuffle, keep)
+    if unit == "row_group":
+        _, firsts, sizes = dataset.row_groups()
+    else:
+        firsts, sizes = dataset.first_sample, dataset.shard_samples
+    return plan_by_unit(seed, epoch, firsts, sizes, rank, world_size, batch_size, shuffle, keep)
+
+
+def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = None) -> Plan:
+    """Every derived number of a run. Without a dataset the workload's own numbers stand in for it.
+
+    Raises UsageError where nothing would be run: fewer samples than one global batch with --remainder drop.
+    """
+    info = loader_info(workload.loader.name)
+    batch_size = workload.train.batch_size
+    compute_time_s = workload.compute_time_of_step_s()
+    if dataset is None:
+        num_samples, mean = workload.dataset.num_samples, float(workload.dataset.record_length_bytes)
+        record_bytes, steps = round(num_samples * mean), num_samples // (batch_size * world_size)
+        dropped = num_samples - steps * batch_size * world_size
+        largest = mean + 2 * workload.dataset.record_length_bytes_stdev
+    else:
+        num_samples, record_bytes = dataset.num_samples, dataset.record_bytes
+        mean = record_bytes / num_samples
+        largest = float(np.quantile(dataset.index["record_bytes"], 0.95))
+        epoch, _ = epoch_plan(info, dataset, workload, 0, 0, world_size)
+        steps, dropped = len(epoch.sizes), epoch.dropped_samples
+    if workload.run.remainder == "keep" and dataset is None:
+        steps, dropped = -(-num_samples // (batch_size * world_size)), 0
+    _check_steps(steps, num_samples, batch_size, world_size, info.unit)
+    planned = steps * workload.train.epochs
+    if workload.run.max_steps is not None:
+        planned = min(planned, workload.run.max_steps)
+    workers, _, _ = split_work(workload.loader.prefetch_batches, workload.loader.num_workers, batch_size)
+    batch_bytes = round(batch_size * (mean + (largest - mean) / batch_size**0.5))
+    in_flight = workload.loader.prefetch_batches + 1  # and the one that the accelerator holds
+    process_workers = workers if info.workers == "processes" else 0
+    base = RANK_BASE_BYTES + (RANK_TORCH_BYTES if info.needs_torch or world_size > 1 else 0) + process_workers * WORKER_BASE_BYTES
+    data_bytes = 0 if workload.loader.name == "null" else in_flight * batch_bytes
+    demand = world_size * batch_size / compute_time_s if compute_time_s > 0 else None
+    return Plan(
+        world_size=world_size,
+        compute_time_s=compute_time_s,
+        global_batch=batch_size * world_size,
+        samples_per_epoch=num_samples - dropped,
+        dropped_samples_per_epoch=dropped,
+        steps_per_epoch=steps,
+        planned_steps=planned,
+        record_bytes_per_epoch=record_bytes,
+        mean_record_bytes=mean,
+        demand_samples_per_s=demand,
+        demand_bytes_per_s=None if demand is None else demand * mean,
+        compute_s=planned * compute_time_s,
+        workers_per_rank=workers,
+        prefetch_batches=workload.loader.prefetch_batches,
+        batch_bytes=batch_bytes,
+        memory_bytes=world_size * (base + data_bytes),
+        shared_memory_bytes=world_size * data_bytes if process_workers else 0,
+        descriptors=_DESCRIPTORS_OF_A_PROCESS + in_flight * (workers + 1) * 2,
+    )
+
+
+def _check_steps(steps: int, num_samples: int, batch_size: int, world_size: int, unit: str) -> None:
+    if steps > 0:
+        return
+    what = "" if unit == "sample" else f" in whole {unit.replace('_', ' ')}s for each rank"
+    raise UsageError(
+        f"{num_samples} samples{what} make no full step of batch size {batch_size} x {world_size} accelerators",
+        "use a smaller --batch-size or fewer accelerators, more samples, or --remainder keep",
+    )
+
+
+@dataclass(frozen=True)
+class Free:
+    """What the host has to spare: memory, /dev/shm, and descriptors that one process may have."""
+
+    memory_bytes: int
+    shared_memory_bytes: int
+    descriptors: int
+
+
+def refuse_if_too_large(plan: Plan, free: Free, limit_fraction: float) -> None:
+    """Raises UsageError with the arithmetic where the run needs more than this share of memory, shared memory or descriptors."""
+    arithmetic = (
+        f"{plan.world_size} rank{'s' if plan.world_size > 1 else ''} x ({plan.prefetch_batches} prefetched + 1 in use) batches "
+        f"x {format_gib(plan.batch_bytes)} + processes ({plan.workers_per_rank} workers a rank)"
+    )
+    for what, need, have in (
+        ("memory", plan.memory_bytes, free.memory_bytes),
+        ("shared memory in /dev/shm", plan.shared_memory_bytes, free.shared_memory_bytes),
+    ):
+        if need > limit_fraction * have:
+            raise UsageError(
+                f"the run needs {format_gib(need)} of {what}, over {limit_fraction:.0%} of the {format_gib(have)} free: {arithmetic}",
+                "use a smaller --batch-size, --prefetch-batches or --num-accelerators; or raise --memory-limit",
+            )
+    if plan.descriptors > limit_fraction * free.descriptors:
+        raise UsageError(
+            f"a rank needs {plan.descriptors} file descriptors, over {limit_fraction:.0%} of the limit of {free.descriptors}",
+            "raise it with `ulimit -n`, or use fewer workers or prefetched batches",
+        )

@@ -1,0 +1,83 @@
+"""Processes and their death: nothing that storagebench starts outlives it. No import of torch here; see `storagebench.launch` for ranks."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import time
+from typing import Any
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_SWEEP_LIMIT_S = 10.0
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def die_with_parent() -> None:
+    """SIGKILL for this process when its parent ends; at once if it has already ended."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent dies, so that `sweep` finds them."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def fork_server_context(with_torch: bool = True) -> Any:
+    """The context for worker processes: forkserver, with torch and the worker code preloaded."""
+    context = multiprocessing.get_context("forkserver")
+    preload = ["storagebench._forkserver", "storagebench.loaders.delivery"]
+    context.set_forkserver_preload([*preload, "torch", "torch.utils.data", "storagebench.loaders.torch_workers"] if with_torch else preload)
+    return context
+
+
+def start_fork_server() -> None:
+    """Start it now, so that it imports torch while this process does something else."""
+    fork_server_context()
+    from multiprocessing import forkserver
+
+    forkserver.ensure_running()
+
+
+def sweep() -> list[int]:
+    """SIGKILL all descendants of this process until there is none, and reap them; the pids that were killed."""
+    me = psutil.Process()
+    killed: list[int] = []
+    end = time.monotonic() + _SWEEP_LIMIT_S
+    while time.monotonic() < end:
+        alive = [child for child in me.children(recursive=True) if _alive(child)]
+        if not alive:
+            break
+        for child in alive:
+            try:
+                child.kill()
+                killed.append(child.pid)
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(alive, timeout=1.0)
+        _reap()
+    return killed
+
+
+def _alive(child: psutil.Process) -> bool:
+    try:
+        return bool(child.is_running() and child.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return

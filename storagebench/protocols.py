@@ -1,0 +1,243 @@
+"""The small protocols between rooms. Each states its contract; one contract suite in tests/contract runs over every implementation.
+
+Specs (frozen dataclasses of plain data) cross processes. Live clients never do: they are opened in the process that uses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from storagebench.manifest import Dataset
+    from storagebench.sampling import EpochPlan
+
+DECODE_LEVELS = ("none", "touch", "parse", "full")
+
+
+class Extent(NamedTuple):
+    """Bytes `offset .. offset + length` of the object `key`. length None: to the end, the size being unknown."""
+
+    key: str
+    offset: int = 0
+    length: int | None = None
+
+
+class ObjectInfo(NamedTuple):
+    """One stored object."""
+
+    key: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """Where a dataset lives, as plain data: `kind` is posix, s3, memory or fsspec; no secret is ever in here."""
+
+    kind: str
+    root: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """How the user wrote it, for messages."""
+        return self.root
+
+
+@dataclass(frozen=True)
+class IOCounters:
+    """What a store did since it was opened. All monotone."""
+
+    num_bytes: int = 0
+    requests: int = 0
+    retries: int = 0
+    errors: int = 0
+
+    def __add__(self, other: IOCounters) -> IOCounters:
+        return IOCounters(
+            self.num_bytes + other.num_bytes, self.requests + other.requests, self.retries + other.retries, self.errors + other.errors
+        )
+
+    def __sub__(self, other: IOCounters) -> IOCounters:
+        return IOCounters(
+            self.num_bytes - other.num_bytes, self.requests - other.requests, self.retries - other.retries, self.errors - other.errors
+        )
+
+
+class Sink(Protocol):
+    """Where a shard is written to."""
+
+    def write(self, data: Any, /) -> object:
+        """Append a bytes-like object. Its memory may be reused after the call returns."""
+
+
+class Store(Protocol):
+    """Keys to bytes. Thread-safe. Counts what it returned. Raises StorageError, and DatasetError for a missing key.
+
+    Every read checks that it got exactly the bytes asked for; a short or foreign answer is an error, never data.
+    """
+
+    spec: StoreSpec
+    native_ranges: bool
+
+    @property
+    def url(self) -> str:
+        """How messages call it; holds no secret."""
+
+    def exists(self, key: str) -> bool:
+        """Whether the key is there."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All objects below the prefix, in any order, with their sizes."""
+
+    def read(self, extents: Sequence[Extent]) -> Sequence[memoryview]:
+        """The bytes of each extent, in order. Several at once where the client can. Each extent has a length."""
+
+    def read_into(self, extent: Extent, target: memoryview) -> None:
+        """Read one extent into the caller's memory (`len(target) == extent.length`)."""
+
+    def read_all(self, key: str, limit_bytes: int) -> memoryview:
+        """A whole object of unknown size; StorageError above the limit."""
+
+    def open_stream(self, key: str, num_bytes: int) -> Any:
+        """A binary file object that reads the object from start to end, for libraries that want one. It checks the length, and counts."""
+
+    def create(self, key: str) -> AbstractContextManager[Sink]:
+        """Write an object: it appears whole and durable when the block ends, and not at all if the block raises."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove these keys; a missing one is not an error."""
+
+    def counters(self) -> IOCounters:
+        """Totals since open."""
+
+    def close(self) -> None:
+        """Release threads, connections and descriptors. May be called twice."""
+
+
+class Record(NamedTuple):
+    """One sample on its way into a shard."""
+
+    sample_id: int
+    payload: memoryview
+    label: int
+    suffix: str
+
+
+class Format(Protocol):
+    """How samples lie in a shard. No I/O: bytes in, bytes out."""
+
+    name: str
+    suffix: str
+    one_sample_per_shard: bool
+    byte_addressed: bool  # the index holds the byte offset of each record, so that a loader may read just the record
+
+    def write_shard(self, sink: Sink, records: Iterable[Record], options: Mapping[str, Any]) -> list[int]:
+        """Write a shard, holding at most one record (or row group) in memory; the offset of each record (for Parquet the row)."""
+
+    def parse(self, stored: memoryview) -> memoryview:
+        """The record in the stored bytes of one sample (`Dataset.extent`), found by reading the container's own fields.
+
+        Raises DatasetError where the container is damaged. Never unpickles.
+        """
+
+
+@dataclass(frozen=True)
+class LoadJob:
+    """What a loader is asked to do for one rank: plain data, goes to worker processes as it is."""
+
+    store: StoreSpec
+    dataset: Dataset
+    rank: int
+    world_size: int
+    batch_size: int
+    seed: int = 1
+    shuffle: bool = True
+    keep_remainder: bool = False
+    num_workers: int = 0
+    prefetch_batches: int = 2
+    shuffle_buffer: int = 1000
+    decode: str = "none"
+    verify: str = "off"
+    handover_bytes_per_sample: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a rank gets for one step.
+
+    `sample_ids` int64[n]; `record_bytes` and `handover_bytes` are counted as they arrived; `checksums` uint32[n] with `checked` bool[n] where the
+    record was read through; `ready_ns` (CLOCK_MONOTONIC) when the whole batch lay in this process, None where the loader cannot tell;
+    `queue_level` batches that were ready behind this one; `spans_s` seconds spent per stage, summed over workers.
+    """
+
+    sample_ids: NDArray[np.int64]
+    record_bytes: int
+    handover_bytes: int
+    data: Any = None
+    checksums: NDArray[np.uint32] | None = None
+    checked: NDArray[np.bool_] | None = None
+    ready_ns: int | None = None
+    queue_level: int | None = None
+    spans_s: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.sample_ids)
+
+
+@dataclass(frozen=True)
+class LoaderCounters:
+    """What the processes of one rank's loader did since their first dataset read. None: this loader cannot know.
+
+    `storage_bytes` the store returned; `device_read_bytes` and `rchar_bytes` as /proc/<pid>/io has them; `cpu_s` user + system of the worker
+    processes (the rank's own CPU is the engine's to count); `storage_method` says where storage_bytes comes from.
+    """
+
+    storage_bytes: int | None = None
+    storage_method: str = "unknown"
+    device_read_bytes: int | None = None
+    rchar_bytes: int | None = None
+    worker_cpu_s: float = 0.0
+    requests: int | None = None
+    retries: int = 0
+    errors: int = 0
+
+
+class LoaderRun(Protocol):
+    """An opened loader. The harness owns the clock: a loader never times itself but for the spans of its stages."""
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """What this rank will deliver in that epoch; pure."""
+
+    def start(self, epoch: int) -> None:
+        """Begin the epoch; returns at once, prefetch begins."""
+
+    def next(self) -> Batch | None:
+        """The next batch of the epoch, or None at its end. Exactly the non-idle steps of the plan."""
+
+    def drain(self) -> None:
+        """End the epoch (also in its middle): nothing is in flight and no file of the dataset is open or mapped afterwards."""
+
+    def counters(self) -> LoaderCounters:
+        """Totals since open."""
+
+    def effective(self) -> Mapping[str, Any]:
+        """The settings really in force, `decode` (the level reached) and `workers` among them, and notes for the report."""
+
+    def close(self) -> None:
+        """Join all threads and worker processes. May be called twice."""
+
+
+class Loader(Protocol):
+    """A loader under test."""
+
+    name: str
+
+    def open(self, job: LoadJob) -> LoaderRun:
+        """Start it for one rank. Raises UsageError for a job that it cannot do, with what fits instead."""

@@ -1,0 +1,229 @@
+"""The run folder on disk: frozen records, the schema version, append-only writing, and tolerant reading.
+
+Judging never needs the bench: this module imports no loader, dataset, storage, world or torch. A trace is one JSON object a line; each record
+reaches the kernel by one write() before the next step, so a SIGKILL loses at most the step in flight. Only a broken *last* line is tolerated.
+
+Schema 1. Kinds: header, null (a step of the null loader), cache, epoch_start, warmup, step, idle, epoch_end, error, footer; in host files: header,
+host (a sample each second), end. Stamps are CLOCK_MONOTONIC nanoseconds of that host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from storagebench.errors import DatasetError, StorageError, UsageError
+
+SCHEMA_VERSION = 1
+RUN_FILE = "run.json"
+SUMMARY_FILE = "summary.json"
+TRACE_DIR = "trace"
+MAX_LINE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step of one rank. Times are nanoseconds of CLOCK_MONOTONIC.
+
+    The schedule: `start_ns` = max(end of the step before, ready), `due_ns` = start + compute, `release_ns` = the scheduled end after sync, later than
+    the ranks' latest due only by a host stall. The real clock: `asked_ns`, `ready_ns`, `got_ns`, `compute_end_ns`, `sync_end_ns`.
+    """
+
+    kind: str
+    epoch: int
+    step: int
+    asked_ns: int
+    ready_ns: int | None
+    got_ns: int
+    start_ns: int
+    due_ns: int
+    compute_end_ns: int
+    release_ns: int
+    sync_end_ns: int
+    host_delay_ns: int
+    queue_level: int | None
+    samples: int
+    record_bytes: int
+    handover_bytes: int
+    storage_bytes: int | None = None
+    retries: int = 0
+    errors: int = 0
+    verified: int = 0
+    spans_s: Mapping[str, float] = field(default_factory=dict)
+    ids_hash: int = 0
+    checksum: int | None = None
+    bad_samples: tuple[tuple[int, str], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _STEP_FIELDS}
+
+
+_STEP_FIELDS = tuple(StepRecord.__dataclass_fields__)
+STEP_KINDS = frozenset({"null", "warmup", "step", "idle"})
+
+
+class Trace(NamedTuple):
+    """One rank's trace: the header, the steps in order, the other records in order, and whether the last line was cut."""
+
+    header: Mapping[str, Any]
+    steps: tuple[StepRecord, ...]
+    others: tuple[Mapping[str, Any], ...]
+    truncated: bool
+
+    def of_kind(self, kind: str) -> list[Mapping[str, Any]]:
+        return [record for record in self.others if record["kind"] == kind]
+
+
+class TraceWriter:
+    """Appends records to one file, created exclusively: one write() a record, never rewritten. Raises StorageError when the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise _cannot("create the trace", path, error) from None
+
+    def step(self, record: StepRecord) -> None:
+        self.write(record.as_dict())
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        try:
+            written = os.write(self._fd, line)
+        except OSError as error:
+            raise _cannot("write the trace", self._path, error) from None
+        if written != len(line):
+            raise StorageError(f"the trace {self._path} took {written} of {len(line)} bytes", "free space where --results-dir points to")
+
+    def sync(self) -> None:
+        """Make what is written durable. Takes a millisecond or more: never on the step path."""
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.fdatasync(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _cannot(action: str, path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot {action} {path}: {error.strerror}", "choose a --results-dir that exists, is writable and has space")
+
+
+def create_run_dir(results_dir: Path, run_id: str) -> Path:
+    """A new run folder. UsageError if this run id exists, StorageError if the place refuses."""
+    run_dir = results_dir / run_id
+    try:
+        results_dir.mkdir(parents=True, exist_ok=True)
+        run_dir.mkdir()
+        (run_dir / TRACE_DIR).mkdir()
+    except FileExistsError:
+        raise UsageError(f"run {run_id!r} exists in {results_dir}", "choose another --run-id; runs are never overwritten") from None
+    except OSError as error:
+        raise _cannot("create the run folder", run_dir, error) from None
+    return run_dir
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole: temporary name, fsync, rename, fsync of the folder. Keys stay in order, so the same value gives the same bytes."""
+    write_whole(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole and durable, or not at all."""
+    temp = path.with_name(f".{path.name}.part-{os.getpid()}")
+    try:
+        with open(temp, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+        fd = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        temp.unlink(missing_ok=True)
+        raise _cannot("write", path, error) from None
+
+
+def read_run(run_dir: Path) -> dict[str, Any]:
+    """`run.json`. Raises UsageError where this is no run folder or is of another schema."""
+    path = run_dir / RUN_FILE
+    try:
+        run: dict[str, Any] = json.loads(path.read_bytes())
+        version = run["schema_version"]
+    except FileNotFoundError:
+        raise UsageError(f"{run_dir} is no run folder: {RUN_FILE} is missing", "give the folder that `storagebench run` printed") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path} cannot be read ({error})", "the run folder is damaged") from None
+    if version != SCHEMA_VERSION:
+        raise UsageError(f"{path} has schema {version}, and this storagebench reads {SCHEMA_VERSION}", "use the version that wrote it")
+    return run
+
+
+def read_trace(path: Path) -> Trace:
+    """One trace file. A cut last line is dropped and said; any other broken line is a DatasetError."""
+    header: Mapping[str, Any] = {}
+    steps: list[StepRecord] = []
+    others: list[Mapping[str, Any]] = []
+    truncated = False
+    for record, whole in _records(path):
+        if not whole:
+            truncated = True
+        elif record["kind"] in STEP_KINDS:
+            steps.append(_step(record, path))
+        elif record["kind"] == "header":
+            header = record
+        else:
+            others.append(record)
+    return Trace(header, tuple(steps), tuple(others), truncated)
+
+
+def _records(path: Path) -> Iterator[tuple[dict[str, Any], bool]]:
+    with open(path, "rb") as file:
+        broken = 0
+        for number, line in enumerate(file, 1):
+            if broken:
+                raise DatasetError(f"{path} is damaged in line {broken}", "the trace cannot be used")
+            try:
+                record = json.loads(line) if line.endswith(b"\n") and len(line) <= MAX_LINE_BYTES else None
+            except ValueError:
+                record = None
+            if isinstance(record, dict) and "kind" in record:
+                yield record, True
+            else:
+                broken = number
+        if broken:
+            yield {}, False
+
+
+def _step(record: dict[str, Any], path: Path) -> StepRecord:
+    try:
+        return StepRecord(**{**record, "bad_samples": tuple((sample, shard) for sample, shard in record["bad_samples"])})
+    except (TypeError, KeyError, ValueError) as error:
+        raise DatasetError(f"{path} has a step record of another shape ({error})", "the trace cannot be used") from None
+
+
+def rank_traces(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / TRACE_DIR).glob("rank-*.jsonl"))
+
+
+def host_traces(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / TRACE_DIR).glob("host-*.jsonl"))
+
+
+def rank_trace_path(run_dir: Path, rank: int) -> Path:
+    return run_dir / TRACE_DIR / f"rank-{rank:05d}.jsonl"
+
+
+def as_plain(value: Any) -> Any:
+    """A frozen dataclass as plain data for JSON."""
+    return asdict(value)

@@ -1,0 +1,267 @@
+"""Names to lazy entry points, and what fits with what. Importing this imports no adapter: `list` and error messages need the table only.
+
+The built-in tables stand here; other distributions add to them with the entry-point groups `storagebench.loaders`, `.formats` and `.stores`,
+whose objects are `LoaderInfo`, `FormatInfo` and store classes. Two providers of one name are an error, never a silent override.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+from storagebench.errors import RankError, UsageError, did_you_mean
+from storagebench.protocols import Format, Loader
+
+API_VERSION = 1
+
+Unit = Literal["sample", "shard", "row_group"]
+_FILES = ("npz", "npy", "jpeg", "raw")
+_ALL_FORMATS = (*_FILES, "parquet", "webdataset")
+
+
+@dataclass(frozen=True)
+class FormatInfo:
+    """A format's row in the table: where its code is, what it needs, what it is for."""
+
+    entry: str
+    needs: tuple[str, ...]
+    one_sample_per_shard: bool
+    about: str
+    api: int = API_VERSION
+
+
+@dataclass(frozen=True)
+class LoaderInfo:
+    """A loader's row: `unit` is what it shards over ranks, `own_io` that a library reads, so that our store does not see the bytes.
+
+    `least_decode` is the level below which the library cannot stop. `s3_client` is the client it uses on S3 when the user names none.
+    """
+
+    entry: str
+    needs: tuple[str, ...]
+    formats: tuple[str, ...]
+    stores: tuple[str, ...]
+    unit: Unit
+    about: str
+    workers: Literal["processes", "threads", "none"]
+    needs_torch: bool = False
+    own_io: bool = False
+    odirect: bool = False
+    least_decode: str = "none"
+    s3_client: str = "obstore"
+    why_formats: str = ""
+    api: int = API_VERSION
+
+
+FORMATS: dict[str, FormatInfo] = {
+    "npz": FormatInfo("storagebench.datasets.npz:NpzFormat", (), True, "one NumPy zip archive a sample (uncompressed, arrays x and y)"),
+    "npy": FormatInfo("storagebench.datasets.npy:NpyFormat", (), True, "one NumPy array file a sample"),
+    "raw": FormatInfo("storagebench.datasets.jpeg:RawFormat", (), True, "one plain file a sample, bytes as they are"),
+    "jpeg": FormatInfo("storagebench.datasets.jpeg:JpegFormat", ("PIL",), True, "one JPEG file a sample"),
+    "parquet": FormatInfo("storagebench.datasets.parquet:ParquetFormat", ("pyarrow",), False, "Parquet with a binary payload column, uncompressed"),
+    "webdataset": FormatInfo("storagebench.datasets.webdataset:WebDatasetFormat", (), False, "tar shards as the webdataset library reads them"),
+}
+
+LOADERS: dict[str, LoaderInfo] = {
+    "null": LoaderInfo(
+        "storagebench.loaders.null:NullLoader",
+        (),
+        _ALL_FORMATS,
+        ("posix", "s3", "memory", "fsspec"),
+        "sample",
+        "hands over ready batches and reads nothing: the harness's own limit",
+        "none",
+    ),
+    "files": LoaderInfo(
+        "storagebench.loaders.files:FilesLoader",
+        ("torch",),
+        _FILES,
+        ("posix", "s3", "fsspec", "memory"),
+        "sample",
+        "torch DataLoader, map style, one file a sample, one read a file",
+        "processes",
+        needs_torch=True,
+        odirect=True,
+        s3_client="s3fs",
+        why_formats="reads one file a sample",
+    ),
+    "parquet": LoaderInfo(
+        "storagebench.loaders.parquet:ParquetLoader",
+        ("pyarrow",),
+        ("parquet",),
+        ("posix", "s3", "fsspec", "memory"),
+        "row_group",
+        "pyarrow: shuffled row groups read ahead by threads, and a shuffle buffer",
+        "threads",
+        own_io=True,
+        least_decode="parse",
+        why_formats="reads Parquet row groups",
+    ),
+    "webdataset": LoaderInfo(
+        "storagebench.loaders.webdataset:WebDatasetLoader",
+        ("webdataset", "torch"),
+        ("webdataset",),
+        ("posix", "s3", "fsspec", "memory"),
+        "shard",
+        "the webdataset library in torch DataLoader workers, shards in sequence and a shuffle buffer",
+        "processes",
+        needs_torch=True,
+        own_io=True,
+        least_decode="parse",
+        why_formats="reads tar shards",
+    ),
+    "s3": LoaderInfo(
+        "storagebench.loaders.s3:S3Loader",
+        ("torch",),
+        _FILES,
+        ("s3",),
+        "sample",
+        "torch DataLoader over S3 objects: one GET an object, a batch at a time",
+        "processes",
+        needs_torch=True,
+        s3_client="s3fs",
+        why_formats="reads one object a sample",
+    ),
+    "direct": LoaderInfo(
+        "storagebench.loaders.direct:DirectLoader",
+        (),
+        (*_FILES, "webdataset"),
+        ("posix", "s3", "memory", "fsspec"),
+        "sample",
+        "storagebench's own: reader threads, reused aligned buffers, O_DIRECT on request, obstore on S3",
+        "threads",
+        odirect=True,
+        why_formats="reads records at known byte offsets",
+    ),
+}
+
+STORES: dict[str, str] = {
+    "posix": "storagebench.storage.posix:PosixStore",
+    "s3": "storagebench.storage.s3:S3Store",
+    "memory": "storagebench.storage.memory:MemoryStore",
+    "fsspec": "storagebench.storage.fsspec_store:FsspecStore",
+}
+
+_Info = TypeVar("_Info", LoaderInfo, FormatInfo, str)
+
+
+@cache
+def plugins(group: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Third-party rows of a group (`loaders`, `formats`, `stores`): (name -> row, name -> why it is unusable)."""
+    good: dict[str, Any] = {}
+    broken: dict[str, str] = {}
+    for point in importlib.metadata.entry_points(group=f"storagebench.{group}"):
+        try:
+            row = point.load()
+            version = getattr(row, "api", API_VERSION)
+            if version != API_VERSION:
+                raise UsageError(f"plug-in API {version}, and this storagebench has {API_VERSION}")
+        except Exception as error:  # a broken plug-in is listed with its error and breaks nothing
+            broken[point.name] = f"{type(error).__name__}: {error}"
+            continue
+        if point.name in good:
+            broken[point.name] = "two distributions provide this name"
+            del good[point.name]
+        elif point.name not in broken:
+            good[point.name] = row
+    return good, broken
+
+
+def _table(group: str, built_in: dict[str, _Info]) -> dict[str, _Info]:
+    good, broken = plugins(group)
+    for name in good:
+        if name in built_in:
+            raise UsageError(f"plug-in {name!r} in storagebench.{group} has the name of a built-in one", "uninstall one of the two")
+    del broken
+    return {**built_in, **good}
+
+
+def _look_up(kind: str, name: str, table: dict[str, _Info], broken: dict[str, str]) -> _Info:
+    if name in table:
+        return table[name]
+    if name in broken:
+        raise RankError(f"{kind} {name!r} is a plug-in that does not load ({broken[name]})", "mend or uninstall it")
+    raise UsageError(f"unknown {kind} {name!r}", did_you_mean(name, list(table)))
+
+
+def loaders() -> dict[str, LoaderInfo]:
+    return _table("loaders", LOADERS)
+
+
+def formats() -> dict[str, FormatInfo]:
+    return _table("formats", FORMATS)
+
+
+def loader_info(name: str) -> LoaderInfo:
+    """The loader's row. Raises UsageError with a suggestion for an unknown name."""
+    return _look_up("loader", name, loaders(), plugins("loaders")[1])
+
+
+def format_info(name: str) -> FormatInfo:
+    """The format's row. Raises UsageError with a suggestion for an unknown name."""
+    return _look_up("format", name, formats(), plugins("formats")[1])
+
+
+def _load(entry: str, what: str, needs: tuple[str, ...]) -> Callable[..., Any]:
+    missing = missing_modules(needs)
+    if missing:
+        raise RankError(f"{what} needs {', '.join(missing)}, which is not installed", f"pip install {' '.join(_PIP_NAMES.get(m, m) for m in missing)}")
+    module, _, attribute = entry.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+_PIP_NAMES = {"PIL": "pillow"}
+
+
+def missing_modules(needs: tuple[str, ...]) -> list[str]:
+    """Which of these top-level modules are not installed (nothing is imported)."""
+    return [name for name in needs if importlib.util.find_spec(name) is None]
+
+
+def open_loader(name: str) -> Loader:
+    """The loader of that name. Raises UsageError (unknown) or RankError (something it needs is not installed)."""
+    info = loader_info(name)
+    loader: Loader = _load(info.entry, f"loader {name}", info.needs)()
+    return loader
+
+
+def open_format(name: str) -> Format:
+    """The format of that name. Raises UsageError (unknown) or RankError (something it needs is not installed)."""
+    info = format_info(name)
+    found: Format = _load(info.entry, f"format {name}", info.needs)()
+    return found
+
+
+def store_class(kind: str) -> Callable[..., Any]:
+    """The class of a store kind (posix, s3, memory, fsspec, or a plug-in's)."""
+    table = _table("stores", STORES)
+    return _load(_look_up("storage", kind, table, plugins("stores")[1]), f"storage {kind}", ())
+
+
+def misfit(loader: str, format_name: str, store_kind: str, odirect: bool = False) -> UsageError | None:
+    """Why this loader cannot read this format from this store, with what fits instead; None if it can."""
+    info = loader_info(loader)
+    if format_name not in info.formats:
+        able = [name for name, row in loaders().items() if format_name in row.formats and store_kind in row.stores and name != "null"]
+        return UsageError(
+            f"loader {loader} {info.why_formats or 'does not read it'}, and the dataset is {format_name}",
+            f"for {format_name} use --loader {' or '.join(able)}; for {loader} generate --format {' or '.join(info.formats)}",
+        )
+    if store_kind not in info.stores:
+        able = [name for name, row in loaders().items() if format_name in row.formats and store_kind in row.stores and name != "null"]
+        return UsageError(
+            f"loader {loader} works on {' or '.join(info.stores)} storage, and the dataset lies on {store_kind}", f"use --loader {' or '.join(able)}"
+        )
+    if odirect and (store_kind != "posix" or not info.odirect):
+        able = [name for name, row in loaders().items() if row.odirect and format_name in row.formats]
+        return UsageError(
+            f"--cache direct needs O_DIRECT, which loader {loader} on {store_kind} storage cannot do",
+            f"use --loader {' or '.join(able)} on a local path, or --cache cold",
+        )
+    return None

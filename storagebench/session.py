@@ -1,0 +1,340 @@
+"""One run, put together: open the dataset, plan, write `run.json`, start the ranks, judge. The only place where adapters meet the engine.
+
+`prepare` and `execute` run in the command; `rank_main` runs in each rank and builds everything anew from the run folder, since live clients never
+cross processes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from storagebench import host
+from storagebench.cachestate import HostCache
+from storagebench.checks.judge import write_summary
+from storagebench.clock import SystemClock
+from storagebench.configfile import Configured
+from storagebench.engine import Engine, EngineJob
+from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError, StorageError
+from storagebench.launch import Interrupted, Outcome, handling_signals, rank_failure, run_ranks
+from storagebench.loaders.null import NullLoader
+from storagebench.manifest import Dataset, load_dataset
+from storagebench.metrics import Summary
+from storagebench.plan import make_plan, refuse_if_too_large
+from storagebench.protocols import LoadJob, Store, StoreSpec
+from storagebench.records import (
+    RUN_FILE,
+    SCHEMA_VERSION,
+    TraceWriter,
+    as_plain,
+    create_run_dir,
+    rank_trace_path,
+    rank_traces,
+    read_run,
+    read_trace,
+    write_json,
+)
+from storagebench.registry import LoaderInfo, loader_info, misfit, missing_modules, open_loader
+from storagebench.s3server import find_server
+from storagebench.storage import open_spec, parse_url
+from storagebench.units import format_bytes
+from storagebench.workload import Workload
+from storagebench.world import open_world, place_from_environment
+
+_OPENED_OBJECTS = 1000
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run as the user asked for it. `command_start_ns` is CLOCK_MONOTONIC when the command began."""
+
+    configured: Configured
+    data_dir: str
+    storage_options: Mapping[str, str]
+    results_dir: Path
+    run_id: str
+    command: Sequence[str]
+    command_start_ns: int
+    debug: bool = False
+
+
+def prepare(request: Request) -> Path:
+    """Check everything that can be checked before the first byte is timed, and write `run.json`; the run folder.
+
+    Raises UsageError (does not fit, would not fit into memory), DatasetError (missing, incomplete, truncated), StorageError.
+    """
+    workload = request.configured.workload
+    info = loader_info(workload.loader.name)
+    spec = _store_spec(request, info, workload)
+    problem = misfit(workload.loader.name, info.formats[0], spec.kind, workload.run.cache == "direct")
+    if problem is not None:
+        raise problem
+    store = open_spec(spec)
+    try:
+        dataset = load_dataset(store)
+        problem = misfit(workload.loader.name, dataset.format, spec.kind, workload.run.cache == "direct")
+        if problem is not None:
+            raise problem
+        _refuse_missing(info, workload.loader.name)
+        listing = _find_shards(store, dataset, workload.run.listing == "list")
+        spec = _with_probe(spec, store)
+    finally:
+        store.close()
+    plan = make_plan(workload, workload.run.num_accelerators, dataset)
+    refuse_if_too_large(plan, host.free(), workload.run.memory_limit_fraction)
+    if spec.kind == "memory" and (plan.world_size > 1 or (info.workers == "processes" and workload.loader.num_workers)):
+        raise StorageError("a dataset in memory:// lives in one process", "use one accelerator and --num-workers 0, or a path")
+    run_dir = create_run_dir(request.results_dir, request.run_id)
+    clock = SystemClock()
+    write_json(
+        run_dir / RUN_FILE,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": request.run_id,
+            "command": list(request.command),
+            "command_start_ns": request.command_start_ns,
+            "created": host.clock_pair(clock),
+            "accelerator": workload.run.accelerator or f"{plan.compute_time_s:g} s a step",
+            "config": workload.model_dump(),
+            "provenance": dict(request.configured.provenance),
+            "store": as_plain(spec),
+            "ranges": _ranges_note(store, spec),
+            "dataset": {
+                "digest": dataset.digest(),
+                "format": dataset.format,
+                "payload": dataset.payload,
+                "num_samples": dataset.num_samples,
+                "num_shards": dataset.num_shards,
+                "record_bytes": dataset.record_bytes,
+                "stored_bytes": dataset.stored_bytes,
+                "options": dataset.options,
+                "origin": dataset.origin,
+            },
+            "listing": listing,
+            "plan": as_plain(plan),
+            "host": host.facts(Path(spec.root) if spec.kind == "posix" else None),
+            "versions": host.versions(),
+        },
+    )
+    return run_dir
+
+
+def _store_spec(request: Request, info: LoaderInfo, workload: Workload) -> StoreSpec:
+    """The store with what the job implies: O_DIRECT for --cache direct, the loader's own S3 client where the user names none."""
+    spec = parse_url(request.data_dir, request.storage_options)
+    options = dict(spec.options)
+    if spec.kind == "posix" and workload.run.cache == "direct":
+        options["io"] = "direct"
+    if spec.kind == "s3":
+        options.setdefault("client", info.s3_client)
+    return replace(spec, options=options)
+
+
+def _with_probe(spec: StoreSpec, store: Store) -> StoreSpec:
+    """Hand the answer of the range probe to the ranks, so that it is asked once."""
+    if spec.kind != "s3":
+        return spec
+    return replace(spec, options={**spec.options, "native_ranges": "true" if store.native_ranges else "false"})
+
+
+def _ranges_note(store: Store, spec: StoreSpec) -> str | None:
+    if spec.kind != "s3":
+        return None
+    return "native" if store.native_ranges else "not native: ranges through pyarrow.fs, whole objects through the client"
+
+
+def _refuse_missing(info: LoaderInfo, name: str) -> None:
+    missing = missing_modules(info.needs)
+    if missing:
+        from storagebench.errors import RankError
+
+        raise RankError(f"loader {name} needs {', '.join(missing)}, which is not installed", f"pip install 'storagebench[{name}]'")
+
+
+def _find_shards(store: Store, dataset: Dataset, timed: bool) -> dict[str, Any] | None:
+    """List the shards and compare with the manifest before any byte is timed; with `timed` the cost of listing and opening is recorded."""
+    begin = time.monotonic()
+    found = {item.key: item.num_bytes for item in store.list("shards/")}
+    listing_s = time.monotonic() - begin
+    hint = "run `storagebench verify`, then generate or import the dataset again"
+    for name, expected in zip(dataset.names, dataset.shard_bytes, strict=True):
+        size = found.get(name)
+        if size is None:
+            raise DatasetError(f"shard {name} of the dataset at {store.url} is missing", hint)
+        if size != expected:
+            raise DatasetError(f"shard {name} of the dataset at {store.url} has {size} bytes, and the manifest says {expected}", hint)
+    if not timed:
+        return None
+    begin = time.monotonic()
+    opened = dataset.names[:_OPENED_OBJECTS]
+    for name in opened:
+        store.exists(name)
+    return {"listed": len(found), "listing_s": listing_s, "opened": len(opened), "open_s": time.monotonic() - begin}
+
+
+def execute(run_dir: Path, debug: bool = False) -> Summary:
+    """Run the ranks of a prepared run and judge it. Raises the error that ended it, after the summary was written."""
+    run = read_run(run_dir)
+    clock = SystemClock()
+    spec = StoreSpec(**run["store"])
+    trace = host.HostTrace(run_dir, clock, Path(spec.root) if spec.kind == "posix" else None)
+    info = loader_info(run["config"]["loader"]["name"])
+    failure: StorageBenchError | None = None
+    outcome = Outcome(EXIT_RANK, reason="did not start")
+    try:
+        with handling_signals(), trace.sampling():
+            needs_workers = info.workers == "processes" and run["config"]["loader"]["num_workers"] > 0
+            outcome = run_ranks(rank_main, str(run_dir), run["plan"]["world_size"], needs_workers, debug)
+    except Interrupted as error:
+        failure = error
+        outcome = Outcome(error.exit_code, reason=error.message)
+    if failure is None and outcome.exit_code != EXIT_OK:
+        failure = _failure(run_dir, outcome, run["plan"]["world_size"])
+        outcome = replace(outcome, exit_code=failure.exit_code)
+    trace.end({"exit_code": outcome.exit_code, "failed_rank": outcome.failed_rank, "failure": failure.message if failure else None})
+    summary = write_summary(run_dir)
+    if failure is not None:
+        raise failure
+    return summary
+
+
+def _failure(run_dir: Path, outcome: Outcome, world_size: int) -> StorageBenchError:
+    """What ended the run: the first error that a rank wrote down and that is not just the loss of a peer, else the death of a process."""
+    errors = [record for path in rank_traces(run_dir) for record in read_trace(path).of_kind("error") if not record["lost_peer"]]
+    if errors:
+        first = min(errors, key=lambda record: record["monotonic_ns"])
+        error = StorageBenchError(first["message"], first["hint"])
+        error.exit_code = first["exit_code"]
+        return error
+    return rank_failure(outcome, world_size)
+
+
+def rank_main(run_dir_text: str) -> int:
+    """One rank, from the run folder alone; its exit code. An error goes into the trace, where `execute` finds it."""
+    run_dir = Path(run_dir_text)
+    run = read_run(run_dir)
+    clock = SystemClock()
+    place = place_from_environment(os.environ) if run["plan"]["world_size"] > 1 else place_from_environment({})
+    trace = TraceWriter(rank_trace_path(run_dir, place.rank))
+    trace.write(
+        {
+            "kind": "header",
+            "schema_version": SCHEMA_VERSION,
+            "run_id": run["run_id"],
+            "rank": place.rank,
+            "host": place.host,
+            "pid": os.getpid(),
+            "boot_id": host.boot_id(),
+            "dataset_digest": run["dataset"]["digest"],
+            **host.clock_pair(clock),
+        }
+    )
+    try:
+        _run_rank(run, place, clock, trace)
+    except StorageBenchError as error:
+        _write_error(trace, clock, error.message, error.hint, error.exit_code)
+        return error.exit_code
+    except Exception as error:
+        _write_error(trace, clock, f"rank {place.rank} failed: {type(error).__name__}: {error}", "run it with --debug and report it", EXIT_RANK, error)
+        return EXIT_RANK
+    finally:
+        trace.close()
+    return EXIT_OK
+
+
+def _write_error(trace: TraceWriter, clock: SystemClock, message: str, hint: str, code: int, error: Exception | None = None) -> None:
+    lost_peer = error is not None and any(word in str(error) for word in ("Connection closed by peer", "Connection reset by peer", "gloo"))
+    text = "".join(traceback.format_exception(error)) if error else ""
+    trace.write(
+        {"kind": "error", "message": message, "hint": hint, "exit_code": code, "lost_peer": lost_peer, "traceback": text, **host.clock_pair(clock)}
+    )
+
+
+def _run_rank(run: Mapping[str, Any], place: Any, clock: SystemClock, trace: TraceWriter) -> None:
+    workload = Workload.model_validate(run["config"])
+    spec = StoreSpec(**run["store"])
+    store = open_spec(spec)
+    dataset = load_dataset(store)
+    store.close()
+    if dataset.digest() != run["dataset"]["digest"]:
+        raise DatasetError(f"the dataset at {spec.url} changed since the run was planned", "nothing may write to it during a run")
+    world = open_world(place)
+    job = load_job(workload, spec, dataset, place.rank, place.world_size)
+    null_loader = NullLoader().open_endless(job)
+    begin_ns = clock.now_ns()
+    loader = open_loader(workload.loader.name).open(job)
+    try:
+        trace.write({"kind": "opened", "open_begin_ns": begin_ns, "open_end_ns": clock.now_ns(), "effective": dict(loader.effective())})
+        cache = _host_cache(workload, spec, dataset)
+        Engine(_engine_job(run, workload, dataset), world, clock, trace, cache).run(loader, null_loader)
+    finally:
+        loader.close()
+    world.close()
+
+
+def load_job(workload: Workload, spec: StoreSpec, dataset: Dataset, rank: int, world_size: int) -> LoadJob:
+    """What the loader of one rank is asked to do."""
+    return LoadJob(
+        store=spec,
+        dataset=dataset,
+        rank=rank,
+        world_size=world_size,
+        batch_size=workload.train.batch_size,
+        seed=workload.run.seed,
+        shuffle=workload.loader.shuffle,
+        keep_remainder=workload.run.remainder == "keep",
+        num_workers=workload.loader.num_workers,
+        prefetch_batches=workload.loader.prefetch_batches,
+        shuffle_buffer=workload.loader.shuffle_buffer,
+        decode=workload.run.decode,
+        verify=workload.run.verify,
+        handover_bytes_per_sample=workload.dataset.record_length_bytes_resize,
+    )
+
+
+def _engine_job(run: Mapping[str, Any], workload: Workload, dataset: Dataset) -> EngineJob:
+    duration_s = workload.run.duration_s
+    return EngineJob(
+        epochs=workload.train.epochs,
+        batch_size=workload.train.batch_size,
+        compute_ns=round(run["plan"]["compute_time_s"] * 1e9),
+        warmup_steps=workload.run.warmup_steps,
+        sync=workload.run.sync,
+        max_steps=workload.run.max_steps,
+        duration_ns=None if duration_s is None else round(duration_s * 1e9),
+        null_duration_ns=round(workload.run.null_duration_s * 1e9),
+        expected_crc32c=dataset.index["crc32c"],
+        shard_of=dataset.shard_of,
+    )
+
+
+def _host_cache(workload: Workload, spec: StoreSpec, dataset: Dataset) -> HostCache:
+    """The files behind the shards, where this host has them: a local path, or the folder of our own `serve-s3`."""
+    mode = workload.run.cache
+    if workload.loader.name == "null":
+        return HostCache("as-is", [])
+    if spec.kind == "posix":
+        return HostCache(mode, [os.path.join(spec.root, name) for name in dataset.names])
+    served = find_server(spec.options.get("endpoint_url", "")) if spec.kind == "s3" else None
+    if served is None:
+        return HostCache(mode, [])
+    folder = Path(served.directory) / spec.root.removeprefix("s3://")
+    return HostCache(mode, [str(folder / name) for name in dataset.names], served.pid)
+
+
+def default_run_id(workload: Workload, clock: SystemClock) -> str:
+    """workload-loader-time, unique to the millisecond."""
+    milliseconds = clock.wall_ns() // 1_000_000
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(milliseconds // 1000))
+    return f"{workload.name}-{workload.loader.name}-{stamp}-{milliseconds % 1000:03d}"
+
+
+def describe(summary: Summary) -> str:
+    """One line for the progress output of several runs."""
+    au = summary["au_nominal"]
+    return f"{summary['loader']} on {summary['format']}: AU {'n/a' if au is None else f'{au:.3f}'}, {format_bytes(summary['delivered_bytes'])} delivered"

@@ -1,0 +1,44 @@
+"""Where bytes live: one file per store. Stores know nothing of formats; every one counts its bytes and checks what it got.
+
+`open_store` is the only way in: a URL and options become a `StoreSpec` (plain data, crosses processes), and a spec becomes a live store in the
+process that uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from storagebench.errors import UsageError
+from storagebench.protocols import Store, StoreSpec
+from storagebench.registry import store_class
+
+
+def parse_url(url: str, options: Mapping[str, str] | None = None) -> StoreSpec:
+    """A path, `file://`, `s3://bucket/prefix`, `memory://name` or any fsspec URL. Raises UsageError for one that names no place."""
+    options = dict(options or {})
+    if not url or "\0" in url:
+        raise UsageError(f"data dir {url!r} is empty or has a NUL in it", "give a path or a URL such as s3://bucket/prefix")
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise UsageError(f"the URL of {parts.hostname} carries credentials", "put them into the environment (AWS_ACCESS_KEY_ID ...) instead")
+    if "://" not in url or parts.scheme == "file":
+        path = Path(parts.path if parts.scheme == "file" else url).expanduser()
+        return StoreSpec("posix", str(path.absolute()), options)
+    if parts.scheme == "s3":
+        if not parts.netloc:
+            raise UsageError(f"data dir {url!r} names no bucket", "write it as s3://bucket/prefix")
+        return StoreSpec("s3", f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/"), options)
+    return StoreSpec("memory" if parts.scheme == "memory" else "fsspec", url.rstrip("/"), options)
+
+
+def open_spec(spec: StoreSpec) -> Store:
+    """A live store. Raises StorageError where it cannot be reached and UsageError for options that it does not have."""
+    store: Store = store_class(spec.kind)(spec)
+    return store
+
+
+def open_store(url: str, options: Mapping[str, str] | None = None) -> Store:
+    """`parse_url` and `open_spec` in one."""
+    return open_spec(parse_url(url, options))

@@ -1,0 +1,200 @@
+"""The S3 store: `s3://bucket/prefix` through obstore (default) or s3fs, every answer's length checked and every byte counted.
+
+Never touches anything above objects: no bucket is made or removed, and only named keys are deleted. Credentials stay in this process's memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Protocol
+
+from storagebench.errors import StorageBenchError
+from storagebench.manifest import MANIFEST_KEY
+from storagebench.protocols import Extent, IOCounters, ObjectInfo, Sink, StoreSpec
+from storagebench.storage.counting import Tally, checked_stream
+from storagebench.storage.s3_arrow import ArrowRanges, arrow_filesystem
+from storagebench.storage.s3_config import resolve
+from storagebench.storage.s3_control import S3Control, S3Sink
+from storagebench.storage.s3_errors import NotPartialError, ReadFailedError, error_code, explain, missing_bucket, wrong_answer
+
+__all__ = ["S3Store", "arrow_filesystem"]
+
+
+class S3Client(Protocol):
+    """What a client library does for the store. Keys are without the prefix. Raises its library's exceptions; the store translates them."""
+
+    def read(self, extents: Sequence[Extent]) -> Sequence[memoryview]:
+        """The extents in order, several in flight; an extent that is the whole object is one GET. Lengths are checked, bytes counted."""
+
+    def whole(self, key: str, limit_bytes: int) -> memoryview:
+        """An object of unknown size up to the limit."""
+
+    def chunks(self, key: str, num_bytes: int) -> Iterator[bytes]:
+        """The body of an object of that size as it comes. Not counted here."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """One PUT."""
+
+    def range_status(self, key: str) -> bool | None:
+        """Whether a small range GET of this key is answered with 206; None where there is no such key."""
+
+    def close(self) -> None:
+        """Release threads and connections. May be called twice."""
+
+
+class S3Store:
+    """Objects below a prefix.
+
+    Options: `endpoint_url`, `region`, `client` (obstore, s3fs), `ranges` (auto; native; arrow), `native_ranges` (true or false: what a store opened
+    before found out, so that this one does not ask), `anonymous` (true), `concurrency` (requests in flight, 1 to 1024). `spec` gets
+    `native_ranges` as soon as it is known: hand that spec to workers. Raises UsageError (options), StorageError (credentials, server, bucket).
+    """
+
+    def __init__(self, spec: StoreSpec) -> None:
+        self.spec = spec
+        self._settings, self._credentials = resolve(spec)
+        self._credentials.current()
+        self._tally = Tally()
+        self._lock = threading.Lock()
+        self._ranges_known = self._settings.native_ranges is not None
+        self.native_ranges = bool(self._settings.native_ranges)  # known to answer a range request with 206 and just these bytes
+        self._control = S3Control(self._settings, self._credentials, self._tally)
+        self._arrow = ArrowRanges(self._settings, self._credentials, self._tally)
+        self._client: S3Client = self._make_client()
+        if not self._ranges_known:
+            try:
+                self._probe()
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def url(self) -> str:
+        return self.spec.url
+
+    def exists(self, key: str) -> bool:
+        return self._control.size(key) is not None
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return self._control.list(prefix)
+
+    def read(self, extents: Sequence[Extent]) -> Sequence[memoryview]:
+        for extent in extents:
+            if extent.length is None:
+                raise ValueError(f"extent of {extent.key} has no length")
+        if not extents:
+            return []
+        with self._explained("read", extents[0].key):
+            return self._client.read(extents)
+
+    def read_into(self, extent: Extent, target: memoryview) -> None:
+        if extent.length != len(target):
+            raise ValueError(f"extent of {extent.key} has length {extent.length}, and the target {len(target)}")
+        target[:] = self.read([extent])[0]
+
+    def read_all(self, key: str, limit_bytes: int) -> memoryview:
+        with self._explained("read", key):
+            return self._client.whole(key, limit_bytes)
+
+    def open_stream(self, key: str, num_bytes: int) -> Any:
+        def translate(error: Exception) -> Exception:
+            return self._explain(error, key, "read")
+
+        stream = checked_stream(self._client.chunks(key, num_bytes), num_bytes, self._settings.name(key), self._tally, translate)
+        try:
+            stream.peek(1)  # sends the request: a missing or a truncated object is reported here
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    @contextmanager
+    def create(self, key: str) -> Iterator[Sink]:
+        sink = S3Sink(self._control, self._settings, key, self._client.put)
+        try:
+            yield sink
+            with self._explained("write", key):
+                sink.commit()
+        except BaseException as error:
+            try:
+                sink.abort()
+            except StorageBenchError as left:
+                error.add_note(f"the multipart upload of {key} could not be aborted, and its parts may still take space: {left.message}")
+            raise
+        self._arrow.forget(key)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        todo = list(keys)
+        self._control.delete(todo)
+        for key in todo:
+            self._arrow.forget(key)
+
+    def counters(self) -> IOCounters:
+        return self._tally.counters()
+
+    def close(self) -> None:
+        self._client.close()
+        self._arrow.close()
+        self._control.close()
+
+    def _make_client(self) -> S3Client:
+        settings = self._settings
+        if settings.client == "s3fs":
+            from storagebench.storage.s3_s3fs import S3fsClient
+
+            return S3fsClient(settings, self._credentials, self._tally, self._arrow.read if settings.ranges == "arrow" else None)
+        from storagebench.storage.s3_obstore import ObstoreClient
+
+        self._obstore = ObstoreClient(settings, self._credentials, self._tally, self._read_range)
+        return self._obstore
+
+    def _read_range(self, extent: Extent) -> memoryview:
+        """A range for obstore, which refuses servers that answer with 200: these ranges go through pyarrow."""
+        if self._settings.ranges == "arrow" or (self._settings.ranges == "auto" and self._ranges_known and not self.native_ranges):
+            return self._arrow.read(extent)
+        try:
+            data = self._obstore.native_range(extent)
+        except NotPartialError:
+            if self._settings.ranges == "native" or self.native_ranges:
+                got = "the answer 200 instead of 206 (use --storage-option ranges=arrow)"
+                raise wrong_answer(self._settings, extent.key, "a range", got) from None
+            self._learn(False)
+            return self._arrow.read(extent)
+        if not self._ranges_known:
+            self._learn(True)
+        return data
+
+    def _probe(self) -> None:
+        """Find out at open whether server, bucket and credentials work, and how ranges are answered if there is a dataset already."""
+        try:
+            answer = self._client.range_status(MANIFEST_KEY)
+        except Exception as error:
+            if error_code(error) not in ("InvalidRange", "416"):  # which says that ranges are done as the standard has them
+                raise self._explain(error, MANIFEST_KEY, "read") from None
+            answer = True
+        if answer is not None:
+            self._learn(answer)
+        elif not self._control.bucket_exists():
+            raise missing_bucket(self._settings)
+
+    def _learn(self, native: bool) -> None:
+        with self._lock:
+            self.native_ranges, self._ranges_known = native, True
+            self.spec = replace(self.spec, options={**self.spec.options, "native_ranges": str(native).lower()})
+
+    @contextmanager
+    def _explained(self, action: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except ReadFailedError as failed:
+            self._tally.add(errors=1)
+            raise self._explain(failed.error, failed.key, action) from None
+        except Exception as error:
+            self._tally.add(errors=1)
+            raise self._explain(error, key, action) from None
+
+    def _explain(self, error: Exception, key: str, action: str) -> StorageBenchError:
+        return explain(error, self._settings, self._credentials, key, action, self._control.bucket_exists)

@@ -1,0 +1,186 @@
+"""The obstore client (Rust): a whole object is one GET without a HEAD, a range one GET; several at once from threads of ours, because its calls
+release the GIL. Its retries are bounded and not visible, so they are not counted.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from storagebench.errors import StorageError
+from storagebench.protocols import Extent
+from storagebench.storage.counting import STREAM_BUFFER_BYTES, Tally
+from storagebench.storage.s3_config import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Credentials, S3Settings
+from storagebench.storage.s3_errors import NotPartialError, ReadFailedError, error_code, truncated, wrong_answer, wrong_size
+
+_CREDENTIAL_TTL = timedelta(minutes=10)
+_NOT_PARTIAL = "non-partial response"
+
+
+class ObstoreClient:
+    """Reads and single PUTs. Thread-safe. `read_range` reads a range: it calls `native_range`, or another client where the server has no ranges."""
+
+    def __init__(self, settings: S3Settings, credentials: Credentials, tally: Tally, read_range: Callable[[Extent], memoryview]) -> None:
+        self._settings = settings
+        self._tally = tally
+        self._read_range = read_range
+        self._store = _make_store(settings, credentials)
+        self._longer: set[str] = set()  # keys whose object is longer than an extent at its front: these extents are ranges, not whole objects
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def read(self, extents: Sequence[Extent]) -> Sequence[memoryview]:
+        """The extents in order, up to `concurrency` at a time."""
+        if len(extents) == 1:
+            return [self._read_one(extents[0])]
+        futures = [self._threads().submit(self._read_one, extent) for extent in extents]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _read_one(self, extent: Extent) -> memoryview:
+        try:
+            return self._whole_or_range(extent)
+        except Exception as error:
+            raise ReadFailedError(extent.key, error) from None
+
+    def _whole_or_range(self, extent: Extent) -> memoryview:
+        key, length = extent.key, extent.length or 0
+        if extent.offset or key in self._longer:
+            return self._read_range(extent) if length else memoryview(b"")
+        result, size = self._get(key)
+        if size == length:
+            return self._body(result, key, length)
+        if size < length:
+            raise truncated(self._settings, key, size, length)
+        with self._lock:
+            self._longer.add(key)
+        del result  # drops the answer unread
+        return self._read_range(extent) if length else memoryview(b"")
+
+    def native_range(self, extent: Extent) -> memoryview:
+        """One range GET. Raises NotPartialError where the server answers it with 200."""
+        import obstore
+
+        start, end = extent.offset, extent.offset + (extent.length or 0)
+        self._tally.add(requests=1)
+        try:
+            result = obstore.get(self._store, self._settings.base + extent.key, options={"range": (start, end)})
+        except obstore.exceptions.GenericError as error:
+            if _NOT_PARTIAL in str(error):
+                raise NotPartialError from None
+            raise
+        size = int(result.meta["size"])
+        if size < end:
+            raise truncated(self._settings, extent.key, size, end)
+        if tuple(result.range) != (start, end):
+            raise wrong_answer(self._settings, extent.key, f"bytes {start} to {end}", f"bytes {result.range[0]} to {result.range[1]}")
+        return self._body(result, extent.key, end - start)
+
+    def whole(self, key: str, limit_bytes: int) -> memoryview:
+        """An object of unknown size. Raises StorageError above the limit, before its body is read."""
+        result, size = self._get(key)
+        if size > limit_bytes:
+            raise StorageError(
+                f"{self._settings.name(key)} has {size} bytes, over the limit of {limit_bytes}", "this is not an object of storagebench"
+            )
+        return self._body(result, key, size)
+
+    def chunks(self, key: str, num_bytes: int) -> Iterator[bytes]:
+        """The object's body as it comes, in chunks of about 1 MiB."""
+        result, size = self._get(key)
+        if size != num_bytes:
+            raise wrong_size(self._settings, key, size, num_bytes)
+        yield from result.stream(min_chunk_size=STREAM_BUFFER_BYTES)
+
+    def put(self, key: str, data: bytes) -> None:
+        """One PUT."""
+        import obstore
+
+        self._tally.add(requests=1)
+        obstore.put(self._store, self._settings.base + key, data, use_multipart=False)
+
+    def range_status(self, key: str) -> bool | None:
+        """Whether the server answers a small range GET of this key with 206; None where there is no such key."""
+        try:
+            self.native_range(Extent(key, 1, 1))
+        except NotPartialError:
+            return False
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) and error_code(error) != "NoSuchBucket":
+                return None
+            raise
+        return True
+
+    def close(self) -> None:
+        """Join the threads. May be called twice."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _get(self, key: str) -> tuple[Any, int]:
+        import obstore
+
+        self._tally.add(requests=1)
+        result = obstore.get(self._store, self._settings.base + key)
+        return result, int(result.meta["size"])
+
+    def _body(self, result: Any, key: str, length: int) -> memoryview:
+        data = memoryview(result.bytes())
+        if len(data) != length:
+            raise wrong_answer(self._settings, key, f"{length} bytes", f"{len(data)} bytes")
+        self._tally.add(num_bytes=length)
+        return data
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._settings.concurrency, "storagebench-s3")
+            return self._pool
+
+
+def _make_store(settings: S3Settings, credentials: Credentials) -> Any:
+    from obstore.store import S3Store
+
+    config: dict[str, Any] = {"region": settings.region, "skip_signature": settings.anonymous}
+    if settings.endpoint:
+        # The service-specific name, because it wins over what obstore itself reads from AWS_ENDPOINT_URL_S3.
+        config |= {"aws_endpoint_url_s3": settings.endpoint, "virtual_hosted_style_request": False}
+    client: dict[str, Any] = {
+        "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+        "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
+        "timeout": timedelta(days=1),  # the default of 30 s is for the whole body, which would cut large objects on slow links
+        "allow_http": bool(settings.endpoint and settings.endpoint.startswith("http://")),
+        "pool_max_idle_per_host": str(settings.concurrency),
+    }
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    if bundle and not client["allow_http"]:
+        with open(bundle, "rb") as file:
+            client["root_certificate"] = file.read()
+    retry: dict[str, Any] = {
+        "max_retries": 6,
+        "retry_timeout": timedelta(seconds=12),
+        "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=3), "base": 2},
+    }
+    provider = None if credentials.anonymous else _provider(credentials)
+    made: Any = S3Store(settings.bucket, config=config, client_options=client, retry_config=retry, credential_provider=provider)  # type: ignore[arg-type]
+    return made
+
+
+def _provider(credentials: Credentials) -> Callable[[], Any]:
+    """What obstore calls for keys: at the start, and again before they expire where they do."""
+
+    def provide() -> dict[str, Any]:
+        now = credentials.current()
+        assert now is not None
+        expires = datetime.now(UTC) + _CREDENTIAL_TTL if credentials.refreshable else None
+        return {"access_key_id": now.access_key, "secret_access_key": now.secret_key, "token": now.token, "expires_at": expires}
+
+    return provide

@@ -1,0 +1,263 @@
+"""The s3fs client at its best settings: what its `cat` does with `max_concurrency=1`, many objects in flight on one event loop, each object exactly
+one GET and no HEAD. The calls are s3fs's own (`_call_s3`), so that Content-Length is checked before a body is read and Content-Range at all (s3fs
+itself hands over short, foreign and full answers to a range), and so that an error names its key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
+
+from storagebench.errors import StorageError
+from storagebench.protocols import Extent
+from storagebench.storage.counting import STREAM_BUFFER_BYTES, Tally
+from storagebench.storage.s3_config import Credentials, S3Settings, boto_config
+from storagebench.storage.s3_control import counted, watch_requests
+from storagebench.storage.s3_errors import ReadFailedError, error_code, truncated, wrong_answer, wrong_size
+
+# s3fs asks again on top of botocore's own attempts; its default of 5 (squared) would make a silent server a matter of half an hour.
+_S3FS_ATTEMPTS = 2
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_T = TypeVar("_T")
+
+
+class S3fsClient:
+    """Reads and single PUTs on an event loop of this store, in one thread, as s3fs has one per process. Thread-safe.
+
+    `other_ranges` reads ranges instead of s3fs; None: s3fs reads them.
+    """
+
+    def __init__(self, settings: S3Settings, credentials: Credentials, tally: Tally, other_ranges: Callable[[Extent], memoryview] | None) -> None:
+        self._settings = settings
+        self._tally = tally
+        self._other_ranges = other_ranges
+        self._longer: set[str] = set()  # touched by the loop's thread only; see ObstoreClient
+        self._fs: Any = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="storagebench-s3fs", daemon=True)
+        self._thread.start()
+        try:
+            self._fs = _make_filesystem(settings, credentials)
+            watch_requests(self._run(self._fs.set_session()).meta.events)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, extents: Sequence[Extent]) -> Sequence[memoryview]:
+        """The extents in order, up to `concurrency` in flight."""
+        found = self._run(self._read_all(extents))
+        return [self._by_other(extent) if data is None else data for extent, data in zip(extents, found, strict=True)]
+
+    def _by_other(self, extent: Extent) -> memoryview:
+        assert self._other_ranges is not None
+        try:
+            return self._other_ranges(extent)
+        except Exception as error:
+            raise ReadFailedError(extent.key, error) from None
+
+    def whole(self, key: str, limit_bytes: int) -> memoryview:
+        """An object of unknown size. Raises StorageError above the limit, before its body is read."""
+
+        def check(size: int) -> bool:
+            if size > limit_bytes:
+                name = self._settings.name(key)
+                raise StorageError(f"{name} has {size} bytes, over the limit of {limit_bytes}", "this is not an object of storagebench")
+            return True
+
+        data = self._run(self._get(key, check))
+        assert data is not None
+        return data
+
+    def chunks(self, key: str, num_bytes: int) -> Iterator[bytes]:
+        """The object's body as it comes, in chunks of 1 MiB."""
+        answer = self._run(self._open(key))
+        body, size = answer["Body"], int(answer["ContentLength"])
+        try:
+            if size != num_bytes:
+                raise wrong_size(self._settings, key, size, num_bytes)
+            while chunk := self._run(_fill(body)):
+                yield chunk
+        finally:
+            self._run(_close(body))
+
+    def put(self, key: str, data: bytes) -> None:
+        """One PUT."""
+        self._run(self._put(key, data))
+
+    def range_status(self, key: str) -> bool | None:
+        """Whether the server answers a small range GET of this key with 206; None where there is no such key."""
+        try:
+            answer = self._run(self._open(key, "bytes=1-1"))
+        except FileNotFoundError as error:
+            if error_code(error) == "NoSuchBucket":
+                raise
+            return None
+        self._run(_close(answer["Body"]))
+        return bool(answer["ResponseMetadata"]["HTTPStatusCode"] == 206)
+
+    def close(self) -> None:
+        """Close the connections, end the loop and join its thread. May be called twice."""
+        if self._loop.is_closed():
+            return
+        try:
+            if self._fs is not None:
+                self._run(_end(self._fs))
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run on the loop and wait; an interrupt cancels it there."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    async def _read_all(self, extents: Sequence[Extent]) -> list[memoryview | None]:
+        gate = asyncio.Semaphore(self._settings.concurrency)
+
+        async def one(extent: Extent) -> memoryview | None:
+            async with gate:
+                try:
+                    return await self._read_one(extent)
+                except Exception as error:
+                    raise ReadFailedError(extent.key, error) from None
+
+        tasks = [asyncio.ensure_future(one(extent)) for extent in extents]
+        try:
+            return await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    async def _read_one(self, extent: Extent) -> memoryview | None:
+        """The extent, or None where the other client is to read it."""
+        key, length = extent.key, extent.length or 0
+
+        def check(size: int) -> bool:
+            if size < length:
+                raise truncated(self._settings, key, size, length)
+            return size == length
+
+        if extent.offset == 0 and key not in self._longer:
+            data = await self._get(key, check)
+            if data is not None:
+                return data
+            self._longer.add(key)
+        if length == 0:
+            return memoryview(b"")
+        return None if self._other_ranges else await self._range(extent)
+
+    async def _get(self, key: str, check: Callable[[int], bool]) -> memoryview | None:
+        """The whole object as a memoryview; None where `check` says no to its size (the body then stays unread)."""
+        from s3fs.core import _error_wrapper
+
+        async def once() -> memoryview | None:
+            answer = await self._call(key)
+            try:
+                size = int(answer["ContentLength"])
+                return self._checked(await answer["Body"].read(), key, size) if check(size) else None
+            finally:
+                answer["Body"].close()
+
+        with counted(self._tally):
+            data: memoryview | None = await _error_wrapper(once, retries=_S3FS_ATTEMPTS)
+            return data
+
+    async def _range(self, extent: Extent) -> memoryview:
+        """A range GET, with the answer's Content-Range and length checked. A 200 that has the right Content-Range (rclone's) is taken."""
+        from s3fs.core import _error_wrapper
+
+        length = extent.length or 0
+        last = extent.offset + length - 1
+
+        async def once() -> memoryview:
+            answer = await self._call(extent.key, f"bytes={extent.offset}-{last}")
+            try:
+                got = _CONTENT_RANGE.fullmatch(answer.get("ContentRange") or "")
+                if got and got[3].isdigit() and int(got[3]) <= last:
+                    raise truncated(self._settings, extent.key, int(got[3]), last + 1)
+                if not got or (int(got[1]), int(got[2]), int(answer["ContentLength"])) != (extent.offset, last, length):
+                    found = f"{answer.get('ContentRange') or 'the whole object'} with {answer['ContentLength']} bytes"
+                    raise wrong_answer(self._settings, extent.key, f"bytes {extent.offset}-{last}", found)
+                return self._checked(await answer["Body"].read(), extent.key, length)
+            finally:
+                answer["Body"].close()
+
+        with counted(self._tally):
+            data: memoryview = await _error_wrapper(once, retries=_S3FS_ATTEMPTS)
+            return data
+
+    def _checked(self, data: bytes, key: str, length: int) -> memoryview:
+        if len(data) != length:
+            raise wrong_answer(self._settings, key, f"{length} bytes", f"{len(data)} bytes")
+        self._tally.add(num_bytes=length)
+        return memoryview(data)
+
+    async def _call(self, key: str, byte_range: str | None = None) -> Any:
+        extra = {"Range": byte_range} if byte_range else {}
+        return await self._fs._call_s3("get_object", Bucket=self._settings.bucket, Key=self._settings.base + key, **extra)
+
+    async def _open(self, key: str, byte_range: str | None = None) -> Any:
+        with counted(self._tally):
+            return await self._call(key, byte_range)
+
+    async def _put(self, key: str, data: bytes) -> None:
+        with counted(self._tally):
+            await self._fs._call_s3("put_object", Bucket=self._settings.bucket, Key=self._settings.base + key, Body=data)
+
+
+def _make_filesystem(settings: S3Settings, credentials: Credentials) -> Any:
+    from s3fs import S3FileSystem
+
+    # Keys that expire are left to s3fs, which finds them in the same chain and refreshes them.
+    keys = None if credentials.refreshable else credentials.current()
+    fs = S3FileSystem(
+        anon=credentials.anonymous,
+        key=keys.access_key if keys else None,
+        secret=keys.secret_key if keys else None,
+        token=keys.token if keys else None,
+        endpoint_url=settings.endpoint,
+        client_kwargs={"region_name": settings.region},
+        config_kwargs=boto_config(settings),
+        max_concurrency=1,
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        asynchronous=True,  # s3fs's own loop would stay behind for the life of the process
+    )
+    fs.retries = _S3FS_ATTEMPTS
+    return fs
+
+
+async def _fill(body: Any) -> bytes:
+    """Up to 1 MiB of a body; fewer only at its end."""
+    parts: list[bytes] = []
+    left = STREAM_BUFFER_BYTES
+    while left and (part := await body.read(left)):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+async def _close(body: Any) -> None:
+    """On the loop's thread, where the connection lives."""
+    body.close()
+
+
+async def _end(fs: Any) -> None:
+    """Close the client, and let the transports' own callbacks run."""
+    if fs._s3 is not None:
+        await fs._s3.__aexit__(None, None, None)
+    current = asyncio.current_task()
+    for task in asyncio.all_tasks():
+        if task is not current:
+            task.cancel()
+    await asyncio.sleep(0)

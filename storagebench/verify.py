@@ -1,0 +1,133 @@
+"""Is a stored dataset what its manifest says: each shard's presence, size and checksum, and each sample's. Reads; never writes or deletes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from crc32c import crc32c
+from numpy.typing import NDArray
+
+from storagebench.errors import DatasetError
+from storagebench.inorder import in_order
+from storagebench.manifest import INDEX_KEY, MANIFEST_KEY, Dataset
+from storagebench.protocols import Extent, Store
+
+_PIECE_BYTES = 8 * 2**20
+_MOST_THREADS = 16
+# A shard that is wrong from end to end would name each of its samples; so many are enough to act on.
+_MOST_SAMPLES_NAMED = 100
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a shard, or with one sample in it. A `note` is no damage: a file that the manifest does not list."""
+
+    shard: str
+    sample_id: int | None
+    message: str
+    severity: Literal["error", "note"] = "error"
+
+
+def verify(store: Store, dataset: Dataset, *, num_threads: int = 0, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
+    """Everything that differs from the manifest, in shard order, notes last; empty when all is well.
+
+    Every shard is read once, with at most `num_threads` in flight (0: one per core); byte-addressed formats pass through a buffer of 8 MiB a thread,
+    Parquet takes a shard's bytes. `progress(done, total)` is called with samples, from the calling thread. StorageError where reading fails.
+    """
+    sizes = {info.key: info.num_bytes for info in store.list()}
+    checker = _Checker(store, dataset, sizes)
+    threads = num_threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+    problems: list[Problem] = []
+    done = 0
+    for shard, found in in_order(range(dataset.num_shards), checker.check, threads):
+        problems.extend(found)
+        done += int(dataset.shard_samples[shard])
+        if progress is not None:
+            progress(done, dataset.num_samples)
+    known = {MANIFEST_KEY, INDEX_KEY, *dataset.names}
+    extra = sorted(key for key in sizes if key not in known)
+    return problems + [Problem(key, None, "is not listed in the manifest; nothing reads it", "note") for key in extra]
+
+
+class _Checker:
+    """Checks single shards, from any thread."""
+
+    def __init__(self, store: Store, dataset: Dataset, sizes: dict[str, int]) -> None:
+        self._store, self._dataset, self._sizes = store, dataset, sizes
+        self._buffers = threading.local()
+        self._rows = dataset.format == "parquet"
+
+    def check(self, shard: int) -> list[Problem]:
+        """Problems of one shard: of the samples in it, and of the shard where no sample explains it."""
+        dataset = self._dataset
+        name, expected = dataset.names[shard], int(dataset.shard_bytes[shard])
+        first, count = int(dataset.first_sample[shard]), int(dataset.shard_samples[shard])
+        span = f"sample {first}" if count == 1 else f"samples {first} to {first + count - 1}"
+        found = self._sizes.get(name)
+        if found is None:
+            return [Problem(name, first if count == 1 else None, f"is missing ({span})")]
+        if found != expected:
+            what = "it is truncated" if found < expected else "bytes were added"
+            return [Problem(name, first if count == 1 else None, f"has {found} bytes, and the manifest says {expected}: {what} ({span})")]
+        rows = dataset.index[first : first + count]
+        try:
+            checksum, damaged, note = self._check_rows(name, expected, rows, int(dataset.shard_crc32c[shard]))
+        except DatasetError as error:
+            return [Problem(name, None, f"cannot be read: {error.message} ({span})")]
+        wrong = [first + row for row in damaged[:_MOST_SAMPLES_NAMED]]
+        problems = [Problem(name, sample, f"sample {sample} does not have the checksum of the manifest") for sample in wrong]
+        if len(damaged) > _MOST_SAMPLES_NAMED:
+            problems.append(Problem(name, None, f"{len(damaged)} of its {count} samples do not have the checksum of the manifest"))
+        if checksum != int(dataset.shard_crc32c[shard]) and not damaged:
+            problems.append(Problem(name, None, f"does not have the checksum of the manifest{note or ', outside of its samples'} ({span})"))
+        return problems
+
+    def _check_rows(self, name: str, num_bytes: int, rows: NDArray[Any], expected: int) -> tuple[int, list[int], str]:
+        """The shard's checksum, the numbers of damaged rows, and what else is to be said."""
+        if not self._rows:
+            checksum, damaged = self._stream(name, num_bytes, rows)
+            return checksum, damaged, ""
+        from storagebench.datasets.parquet import row_checksums, row_checksums_of_damaged
+
+        stored = self._store.read([Extent(name, 0, num_bytes)])[0]
+        checksum = crc32c(stored)
+        # A damaged Parquet file can crash its decoder or make it take any amount of memory: that is left to a process of its own.
+        found = row_checksums(stored) if checksum == expected else row_checksums_of_damaged(stored)
+        if found is None or len(found) != len(rows):
+            return checksum, [], ", and can no longer be decoded"
+        return checksum, np.flatnonzero(found != rows["crc32c"].astype(np.int64)).tolist(), ""
+
+    def _stream(self, name: str, num_bytes: int, rows: NDArray[Any]) -> tuple[int, list[int]]:
+        """Checksums of the shard and of the records in it, in one pass with a small buffer."""
+        order = np.argsort(rows["offset"], kind="stable")
+        starts = rows["offset"][order].astype(np.int64).tolist()
+        ends = (rows["offset"] + rows["record_bytes"])[order].astype(np.int64).tolist()
+        if any(low < 0 or high > num_bytes or high < low for low, high in zip(starts, ends, strict=True)):
+            raise DatasetError("the index places a sample outside of its shard")
+        if any(low < high for low, high in zip(starts[1:], ends[:-1], strict=True)):
+            raise DatasetError("the index places two samples over one another")
+        sums, total, current = [0] * len(starts), 0, 0
+        for position in range(0, num_bytes, _PIECE_BYTES):
+            piece = self._piece(Extent(name, position, min(_PIECE_BYTES, num_bytes - position)))
+            stop = position + len(piece)
+            total = crc32c(piece, total)
+            while current < len(starts) and starts[current] < stop:
+                sums[current] = crc32c(piece[max(starts[current] - position, 0) : ends[current] - position], sums[current])
+                if ends[current] > stop:
+                    break
+                current += 1
+        expected = rows["crc32c"][order].tolist()
+        return total, sorted(int(order[row]) for row, (got, want) in enumerate(zip(sums, expected, strict=True)) if got != want)
+
+    def _piece(self, extent: Extent) -> memoryview:
+        buffer: memoryview | None = getattr(self._buffers, "buffer", None)
+        if buffer is None:
+            buffer = self._buffers.buffer = np.empty(_PIECE_BYTES, dtype=np.uint8).data
+        target = buffer[: extent.length]
+        self._store.read_into(extent, target)
+        return target
