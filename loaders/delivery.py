@@ -141,7 +141,7 @@ class Deliverer:
             begin = time.perf_counter()
             checksums = np.zeros(len(ids), dtype=np.uint32)
             for index in np.flatnonzero(checked):
-                checksums[index] = crc32c(records[index])
+                checksums[index] = crc32c(records[int(index)])
             spans["checksum"] = time.perf_counter() - begin
         record_bytes = sum(len(record) for record in records)
         if self.level < 3:

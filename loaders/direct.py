@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class DirectRun:
             self._meter = ProcessMeter(self._store.counters)
         plan, ids = self._plan(epoch)
         bounds = np.cumsum([0, *plan.sizes])
-        batches = [ids[low:high] for low, high in zip(bounds[:-1], bounds[1:], strict=True) if high > low]
+        batches = [ids[low:high] for low, high in pairwise(bounds.tolist()) if high > low]
         if self._in_place and batches:
             self._slab_bytes = max(self._slab_bytes, max(self._bytes_of(batch) for batch in batches))
         self._batches = iter(batches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from storagebench.loaders.torch_workers import TorchRun
-from storagebench.protocols import LoadJob, LoaderRun
+from storagebench.protocols import LoaderRun, LoadJob
 
 
 class FilesLoader:

@@ -7,7 +7,7 @@ With s3fs (the default client here) that is one batched `cat`, which measured 61
 from __future__ import annotations
 
 from storagebench.loaders.torch_workers import TorchRun
-from storagebench.protocols import LoadJob, LoaderRun
+from storagebench.protocols import LoaderRun, LoadJob
 
 
 class S3Loader:

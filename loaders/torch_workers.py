@@ -45,7 +45,7 @@ def shared_bytes(num_bytes: int) -> tuple[torch.Tensor, memoryview]:
     return tensor, memoryview(tensor.numpy())
 
 
-class PieceDataset(Dataset[Any]):
+class PieceDataset(Dataset[Any]):  # type: ignore[misc]
     """Map style: the index is an int64 array of sample ids, the item a `Piece` (or the error, as a value: tracebacks are not for users).
 
     `read_many`: hand all extents of a piece to the store at once (S3), instead of one read a sample.

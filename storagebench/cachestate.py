@@ -34,7 +34,9 @@ class HostCache:
                 pagecache.fill(self._paths)
             found = pagecache.residency(self._paths)
         except OSError as error:
-            raise StorageError(f"cannot treat the page cache of {error.filename}: {error.strerror}", "check the shard with `storagebench verify`") from None
+            raise StorageError(
+                f"cannot treat the page cache of {error.filename}: {error.strerror}", "check the shard with `storagebench verify`"
+            ) from None
         return {
             "asked": self._mode,
             "cached_fraction_before": found.fraction,

@@ -89,7 +89,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
     try:
         for event in yaml.parse(data, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise UsageError(f"{path.name}:{event.start_mark.line + 1} uses a YAML alias", "write the value out")
+                line = event.start_mark.line + 1 if event.start_mark else 0
+                raise UsageError(f"{path.name}:{line} uses a YAML alias", "write the value out")
         node = yaml.compose(data, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
         raise UsageError(f"{path.name} is not YAML: {' '.join(str(error).split())[:300]}", "mend the file") from None

@@ -109,7 +109,9 @@ class HostTrace:
         self._trace = TraceWriter(run_dir / TRACE_DIR / f"host-{socket.gethostname()}.jsonl")
         self._run_dir = run_dir
         self._stat = _device_stat(data_path)
-        self._trace.write({"kind": "header", "schema_version": SCHEMA_VERSION, "host": socket.gethostname(), **clock_pair(clock), "boot_id": boot_id()})
+        self._trace.write(
+            {"kind": "header", "schema_version": SCHEMA_VERSION, "host": socket.gethostname(), **clock_pair(clock), "boot_id": boot_id()}
+        )
         self._stop = threading.Event()
 
     @contextmanager

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from storagebench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RANK, EXIT_TERMINATED, InterruptedRunError, RankError
-from storagebench.process import adopt_orphans, start_fork_server, sweep
+from storagebench.process import adopt_orphans, spare_descendants, start_fork_server, sweep
 
 _MONITOR_PERIOD_S = 0.1
 
@@ -65,13 +65,13 @@ def run_ranks(entry: Callable[[str], int], argument: str, num_ranks: int, needs_
     One rank runs in this process. Raises `Interrupted` on a signal (inside `handling_signals`); any other end is an Outcome.
     """
     adopt_orphans()
+    if num_ranks > 1 or needs_workers:
+        start_fork_server()
+    spare_descendants()
     try:
         if num_ranks == 1:
-            if needs_workers:
-                start_fork_server()
             code = entry(argument)
             return Outcome(code, 0 if code else None)
-        start_fork_server()
         return _elastic(entry, argument, num_ranks, debug)
     finally:
         sweep()
@@ -88,8 +88,9 @@ def _elastic(entry: Callable[[str], int], argument: str, num_ranks: int, debug: 
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     with tempfile.TemporaryDirectory(prefix="storagebench-elastic-") as log_dir:
-        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""  # the signals are ours: see handling_signals
-        newer = {"signals_to_handle": ""} if "signals_to_handle" in LaunchConfig.__dataclass_fields__ else {}
+        # SIGINT and SIGTERM are ours (see handling_signals); elastic wants at least one name.
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+        newer = {"signals_to_handle": "SIGQUIT"} if "signals_to_handle" in LaunchConfig.__dataclass_fields__ else {}
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,

@@ -153,7 +153,9 @@ def parse_dataset(manifest: bytes, index: bytes, where: str) -> Dataset:
             raise DatasetError(f"{where}/{MANIFEST_KEY} has schema version {version}, and this storagebench reads {SCHEMA_VERSION}", hint)
         shards, entry = data["shards"], data["index"]
         if len(index) != entry["bytes"] or crc32c(index) != entry["crc32c"]:
-            raise DatasetError(f"{where}/{INDEX_KEY} has {len(index)} bytes and another checksum than the manifest says ({entry['bytes']} bytes)", hint)
+            raise DatasetError(
+                f"{where}/{INDEX_KEY} has {len(index)} bytes and another checksum than the manifest says ({entry['bytes']} bytes)", hint
+            )
         dataset = Dataset(
             format=str(data["format"]),
             payload=str(data["payload"]),

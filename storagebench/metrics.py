@@ -257,7 +257,7 @@ def _sync_costs_ns(ranks: Sequence[Trace]) -> int:
 
 def _mean_ns(windows: Sequence[RankWindow], name: str) -> float | None:
     values = [sum(getattr(epoch, name) for epoch in window.epochs) / 1e9 for window in windows]
-    return sum(values) / len(values) if values else None
+    return float(sum(values) / len(values)) if values else None
 
 
 def quantiles(values_s: Sequence[float]) -> dict[str, float] | None:

@@ -44,9 +44,7 @@ class Plan:
     descriptors: int
 
 
-def epoch_plan(
-    loader: LoaderInfo, dataset: Dataset, workload: Workload, epoch: int, rank: int, world_size: int
-) -> tuple[EpochPlan, Indices]:
+def epoch_plan(loader: LoaderInfo, dataset: Dataset, workload: Workload, epoch: int, rank: int, world_size: int) -> tuple[EpochPlan, Indices]:
     """What one rank does in one epoch with this kind of loader, and the sample ids (or unit ids) in reading order."""
     return plan_epoch(
         loader.unit,

@@ -48,13 +48,22 @@ def start_fork_server() -> None:
     forkserver.ensure_running()
 
 
+_spared: set[int] = set()
+
+
+def spare_descendants() -> None:
+    """What runs now (the fork server, an S3 server of the demo) is not the run's, and `sweep` leaves it alone. It dies with this process."""
+    _spared.clear()
+    _spared.update(child.pid for child in psutil.Process().children(recursive=True))
+
+
 def sweep() -> list[int]:
-    """SIGKILL all descendants of this process until there is none, and reap them; the pids that were killed."""
+    """SIGKILL all descendants of this process but the spared ones until there is none, and reap them; the pids that were killed."""
     me = psutil.Process()
     killed: list[int] = []
     end = time.monotonic() + _SWEEP_LIMIT_S
     while time.monotonic() < end:
-        alive = [child for child in me.children(recursive=True) if _alive(child)]
+        alive = [child for child in me.children(recursive=True) if child.pid not in _spared and _alive(child)]
         if not alive:
             break
         for child in alive:
@@ -64,7 +73,8 @@ def sweep() -> list[int]:
             except psutil.NoSuchProcess:
                 continue
         psutil.wait_procs(alive, timeout=1.0)
-        _reap()
+        for pid in killed:
+            _reap(pid)
     return killed
 
 
@@ -75,9 +85,9 @@ def _alive(child: psutil.Process) -> bool:
         return False
 
 
-def _reap() -> None:
+def _reap(pid: int) -> None:
+    """Take an adopted orphan's exit status, so that it is no zombie; a child of someone else is theirs to reap."""
     try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
         return

@@ -210,7 +210,9 @@ def format_info(name: str) -> FormatInfo:
 def _load(entry: str, what: str, needs: tuple[str, ...]) -> Callable[..., Any]:
     missing = missing_modules(needs)
     if missing:
-        raise RankError(f"{what} needs {', '.join(missing)}, which is not installed", f"pip install {' '.join(_PIP_NAMES.get(m, m) for m in missing)}")
+        raise RankError(
+            f"{what} needs {', '.join(missing)}, which is not installed", f"pip install {' '.join(_PIP_NAMES.get(m, m) for m in missing)}"
+        )
     module, _, attribute = entry.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     return found

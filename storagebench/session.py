@@ -240,7 +240,9 @@ def rank_main(run_dir_text: str) -> int:
         _write_error(trace, clock, error.message, error.hint, error.exit_code)
         return error.exit_code
     except Exception as error:
-        _write_error(trace, clock, f"rank {place.rank} failed: {type(error).__name__}: {error}", "run it with --debug and report it", EXIT_RANK, error)
+        _write_error(
+            trace, clock, f"rank {place.rank} failed: {type(error).__name__}: {error}", "run it with --debug and report it", EXIT_RANK, error
+        )
         return EXIT_RANK
     finally:
         trace.close()
@@ -337,4 +339,6 @@ def default_run_id(workload: Workload, clock: SystemClock) -> str:
 def describe(summary: Summary) -> str:
     """One line for the progress output of several runs."""
     au = summary["au_nominal"]
-    return f"{summary['loader']} on {summary['format']}: AU {'n/a' if au is None else f'{au:.3f}'}, {format_bytes(summary['delivered_bytes'])} delivered"
+    return (
+        f"{summary['loader']} on {summary['format']}: AU {'n/a' if au is None else f'{au:.3f}'}, {format_bytes(summary['delivered_bytes'])} delivered"
+    )

@@ -74,12 +74,11 @@ def parse_duration(text: str | float) -> float:
 def format_bytes(num_bytes: float) -> str:
     """Decimal, three digits: 147 MB, 1.03 GB."""
     value = float(num_bytes)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(value) < 999.5:
-            break
+    units = ["B", "kB", "MB", "GB", "TB", "PB"]
+    while abs(value) >= 999.5 and len(units) > 1:
         value /= 1000
-    else:
-        unit = "PB"
+        units.pop(0)
+    unit = units[0]
     return f"{value:.0f} {unit}" if unit == "B" or abs(value) >= 99.95 else f"{value:.3g} {unit}"
 
 

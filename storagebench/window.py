@@ -44,7 +44,7 @@ class RankWindow:
     epochs: tuple[EpochWindow, ...]
 
     def _sum(self, name: str) -> float:
-        return sum(getattr(epoch, name) for epoch in self.epochs)
+        return float(sum(getattr(epoch, name) for epoch in self.epochs))
 
     @property
     def steps(self) -> int:
@@ -92,9 +92,7 @@ def rank_window(steps: Sequence[StepRecord], epoch_starts: dict[int, int], compl
     return RankWindow(tuple(windows))
 
 
-def _epoch_window(
-    epoch: int, records: list[StepRecord], measured: list[StepRecord], start_ns: int, complete: bool, prefetch: int
-) -> EpochWindow:
+def _epoch_window(epoch: int, records: list[StepRecord], measured: list[StepRecord], start_ns: int, complete: bool, prefetch: int) -> EpochWindow:
     warm = [step for step in records if step.kind == "warmup"]
     open_ns = warm[-1].sync_end_ns if warm else start_ns
     previous_ns = warm[-1].release_ns if warm else start_ns
@@ -128,7 +126,9 @@ def _credit(measured: list[StepRecord], open_ns: int, complete: bool, prefetch: 
         return 0.0, 0.0  # never waited, although more steps were made than lay ready: the loader kept up
     if all(step.ready_ns is not None for step in measured):
         ready_ns = [step.ready_ns for step in measured if step.ready_ns is not None]
-        at_start = sum(1 for ready in ready_ns if ready <= open_ns)
+        if max(ready_ns) < open_ns:
+            return 0.0, float(len(measured))  # all was ready before: the window says nothing about the loader
+        at_start = sum(1 for ready in ready_ns if ready < open_ns)
         at_end = _ready_when_production_ended(measured, ready_ns) if complete else measured[-1].queue_level
         if at_end is not None:
             credit = max(0, at_start - at_end)
@@ -137,10 +137,9 @@ def _credit(measured: list[StepRecord], open_ns: int, complete: bool, prefetch: 
 
 
 def _ready_when_production_ended(measured: list[StepRecord], ready_ns: list[int]) -> int:
-    """Batches that lay ready, not yet taken, when the epoch's last batch became ready."""
+    """Batches that lay ready, not yet asked for, when the epoch's last batch became ready."""
     last_ns = max(ready_ns)
-    taken = sum(1 for step in measured if step.got_ns <= last_ns)
-    return len(measured) - max(taken, 1)
+    return sum(1 for step in measured if step.asked_ns > last_ns)
 
 
 def _credit_between_stalls(measured: list[StepRecord], stalled: list[int], open_ns: int, prefetch: int) -> tuple[float, float]:

@@ -68,7 +68,9 @@ class LoaderSpec(_Frozen):
     """How samples are turned into batches; the same budget is given to every loader under test."""
 
     name: str = _option("direct", "--loader", "loader under test: null, files, parquet, webdataset, s3 or direct")
-    num_workers: int = _option(4, "--num-workers", "workers of one rank (processes or threads, as the loader has them); 0 reads in the rank", ge=0, le=1024)
+    num_workers: int = _option(
+        4, "--num-workers", "workers of one rank (processes or threads, as the loader has them); 0 reads in the rank", ge=0, le=1024
+    )
     prefetch_batches: int = _option(2, "--prefetch-batches", "batches that one rank may hold ready or in flight", ge=1, le=1024)
     shuffle: bool = _option(True, "--shuffle", "another order each epoch, the same for the same --seed")
     shuffle_buffer: int = _option(1000, "--shuffle-buffer", "samples in the shuffle buffer of loaders that read shards in sequence", ge=1)

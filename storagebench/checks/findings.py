@@ -56,7 +56,9 @@ def lost_ranks(s: Summary, run: Summary) -> Iterator[Finding]:
     lost += [rank for rank in range(s["world_size"]) if rank not in there]
     if lost:
         names = ", ".join(str(rank) for rank in sorted(lost)[:8])
-        yield _error("PARTIAL_RANKS", f"{len(lost)} of {s['world_size']} ranks did not finish: {names}", "see the message of the failed rank, run again")
+        yield _error(
+            "PARTIAL_RANKS", f"{len(lost)} of {s['world_size']} ranks did not finish: {names}", "see the message of the failed rank, run again"
+        )
 
 
 def checksums(s: Summary, run: Summary) -> Iterator[Finding]:
@@ -67,7 +69,7 @@ def checksums(s: Summary, run: Summary) -> Iterator[Finding]:
             f"{s['checksum_errors']} of {s['verified_samples']} checked samples have another checksum than the manifest says: {names}",
             "run `storagebench verify`, then generate or import the dataset again",
         )
-    if s["samples"] and not s["verified_samples"]:
+    if s["samples"] and not s["verified_samples"] and s["loader"] != "null":
         yield _warning("UNVERIFIED_DATA", "no sample's checksum was compared", "use --decode touch or above, or --verify full")
 
 
@@ -83,17 +85,25 @@ def coverage(s: Summary, run: Summary) -> Iterator[Finding]:
 
 def cache_state(s: Summary, run: Summary) -> Iterator[Finding]:
     before, served, asked = s["cached_fraction_before"], s["cached_fraction_served"], s["cache"]
+    if s["loader"] == "null":
+        return
     if asked in ("cold", "direct"):
         if asked == "cold" and before is not None and before > COLD_AT_MOST:
-            yield _error("CACHE_SUSPECT", f"called cold, but {before:.1%} of the dataset was cached before an epoch", "stop what else reads the dataset")
+            yield _error(
+                "CACHE_SUSPECT", f"called cold, but {before:.1%} of the dataset was cached before an epoch", "stop what else reads the dataset"
+            )
         elif served is not None and served > COLD_AT_MOST:
             yield _error("CACHE_SUSPECT", f"called {asked}, but {served:.1%} of the bytes came from a cache", "stop what else reads the dataset")
     if asked == "warm" and served is not None and served < WARM_AT_LEAST:
-        yield _error("CACHE_SUSPECT", f"called warm, but only {served:.1%} of the bytes came from the cache", "use a dataset that fits into free memory")
+        yield _error(
+            "CACHE_SUSPECT", f"called warm, but only {served:.1%} of the bytes came from the cache", "use a dataset that fits into free memory"
+        )
     if asked == "as-is" and served is not None and served > COLD_AT_MOST:
         yield _warning("CACHED", f"{served:.1%} of the bytes came from the page cache", "use --cache cold to measure the storage")
     if s["server_cache"] == "unknown":
-        yield _warning("SERVER_CACHE_UNKNOWN", "the server's own cache cannot be seen or dropped from here", "use a dataset larger than the server's memory")
+        yield _warning(
+            "SERVER_CACHE_UNKNOWN", "the server's own cache cannot be seen or dropped from here", "use a dataset larger than the server's memory"
+        )
     elif served is None and s["samples"] and asked in ("cold", "warm"):
         yield _warning("CACHE_UNPROVEN", f"device reads are not known or exceed the bytes read, so {asked} is not proved", "see read_amplification")
     filesystem = (run["host"].get("data_filesystem") or {}).get("type")
@@ -164,17 +174,21 @@ def host_limited(s: Summary, run: Summary) -> Iterator[Finding]:
 def uncertain(s: Summary, run: Summary) -> Iterator[Finding]:
     bound = s["au_uncertainty"]
     if s["au_nominal"] is not None and bound is not None and bound > 0.05:
-        yield _warning("AU_UNCERTAIN", f"prefetched batches may account for {bound:.1%} of the steps", "measure more steps, or use fewer --prefetch-batches")
+        yield _warning(
+            "AU_UNCERTAIN", f"prefetched batches may account for {bound:.1%} of the steps", "measure more steps, or use fewer --prefetch-batches"
+        )
 
 
 def weak_data(s: Summary, run: Summary) -> Iterator[Finding]:
     share = (run["dataset"]["origin"] or {}).get("compressibility") or 0
     if share:
-        yield _warning("COMPRESSIBLE_DATA", f"{share:.0%} of the payload is zeros, which a storage may compress away", "generate with --compressibility 0")
+        yield _warning(
+            "COMPRESSIBLE_DATA", f"{share:.0%} of the payload is zeros, which a storage may compress away", "generate with --compressibility 0"
+        )
 
 
 def decode_level(s: Summary, run: Summary) -> Iterator[Finding]:
-    if s["decode"] is not None and s["decode"] != s["decode_asked"]:
+    if s["loader"] != "null" and s["decode"] is not None and s["decode"] != s["decode_asked"]:
         yield _warning(
             "DECODE_DIFFERS",
             f"--decode {s['decode_asked']} was asked, and loader {s['loader']} cannot stop before {s['decode']}",

@@ -14,10 +14,15 @@ from storagebench.records import RUN_FILE, SUMMARY_FILE, Trace, host_traces, ran
 
 def judge(run_dir: Path) -> Summary:
     """The summary of a saved run. Raises UsageError where it is no run folder, DatasetError where a trace is damaged."""
+    return judge_records(*read_records(run_dir))
+
+
+def read_records(run_dir: Path) -> tuple[dict[str, Any], list[Trace], list[Trace]]:
+    """`run.json`, the ranks' traces and the hosts'. A rank that died before its header was written is not there."""
     run = read_run(run_dir)
     ranks = [trace for trace in map(read_trace, rank_traces(run_dir)) if trace.header]
     hosts = [read_trace(path) for path in host_traces(run_dir)]
-    return judge_records(run, ranks, hosts)
+    return run, ranks, hosts
 
 
 def judge_records(run: Mapping[str, Any], ranks: list[Trace], hosts: list[Trace]) -> Summary:

@@ -37,7 +37,9 @@ def workload_options(flags: tuple[str, ...]) -> Callable[[_Function], _Function]
     fields = option_fields()
 
     def decorate(function: _Function) -> _Function:
-        function = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set any field, such as loader.shuffle=false.")(function)
+        function = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set any field, such as loader.shuffle=false.")(
+            function
+        )
         for flag in reversed(flags):
             _, _, info = fields[flag]
             choices = _choices(info.annotation)
@@ -84,7 +86,9 @@ def _scaled(workload: str, overrides: list[tuple[str, Any, str]], scale: str) ->
 
 
 def data_dir_option(function: _Function) -> _Function:
-    return click.option("--data-dir", required=True, metavar="URL", help="Path, file://, s3://bucket/prefix or any fsspec URL of the dataset.")(function)
+    return click.option("--data-dir", required=True, metavar="URL", help="Path, file://, s3://bucket/prefix or any fsspec URL of the dataset.")(
+        function
+    )
 
 
 def storage_options(function: _Function) -> _Function:
@@ -105,6 +109,8 @@ def parse_storage_options(pairs: tuple[str, ...]) -> dict[str, str]:
         if key in options:
             raise UsageError(f"--storage-option {key} stands twice", "say it once")
         if any(word in key.lower() for word in _SECRETS):
-            raise UsageError(f"--storage-option {key} looks like a credential", "put it into the environment (AWS_ACCESS_KEY_ID ...) or an AWS profile")
+            raise UsageError(
+                f"--storage-option {key} looks like a credential", "put it into the environment (AWS_ACCESS_KEY_ID ...) or an AWS profile"
+            )
         options[key] = value
     return options

@@ -26,8 +26,6 @@ def command(workload: str, settings: tuple[str, ...], scale: str | None, as_json
     chosen = configured(workload, values, settings, scale)
     plan = make_plan(chosen.workload, chosen.workload.run.num_accelerators)
     if as_json:
-        click.echo(
-            json.dumps({"plan": asdict(plan), "config": chosen.workload.model_dump(), "provenance": dict(chosen.provenance)}, indent=1)
-        )
+        click.echo(json.dumps({"plan": asdict(plan), "config": chosen.workload.model_dump(), "provenance": dict(chosen.provenance)}, indent=1))
     else:
         click.echo(plan_text(asdict(plan), chosen.workload.model_dump(), dict(chosen.provenance)), nl=False)

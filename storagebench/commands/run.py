@@ -22,6 +22,7 @@ from storagebench.commands.options import RUN_OPTIONS, configured, data_dir_opti
 @click.pass_obj
 def command(
     obj: dict[str, Any],
+    /,
     workload: str,
     data_dir: str,
     settings: tuple[str, ...],

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ from storagebench.storage.s3_config import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Cr
 from storagebench.storage.s3_errors import NotPartialError, ReadFailedError, error_code, truncated, wrong_answer, wrong_size
 
 _CREDENTIAL_TTL = timedelta(minutes=10)
+_MAX_RETRIES = 6
 _NOT_PARTIAL = "non-partial response"
 
 
@@ -43,6 +44,7 @@ class ObstoreClient:
         finally:
             for future in futures:
                 future.cancel()
+            wait(futures)  # after an error too, nothing is in flight when this returns
 
     def _read_one(self, extent: Extent) -> memoryview:
         try:
@@ -165,7 +167,7 @@ def _make_store(settings: S3Settings, credentials: Credentials) -> Any:
         with open(bundle, "rb") as file:
             client["root_certificate"] = file.read()
     retry: dict[str, Any] = {
-        "max_retries": 6,
+        "max_retries": _MAX_RETRIES,
         "retry_timeout": timedelta(seconds=12),
         "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=3), "base": 2},
     }

@@ -1,0 +1,165 @@
+"""How figures of a summary are worded, the same in text and HTML: numbers with units, marks of validity, groups by decode level, the verdict.
+
+Pure functions on `summary.json`. Everything returned is plain text: whoever puts it on a page escapes it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from storagebench.units import format_bytes, format_seconds
+
+Summary = Mapping[str, Any]
+
+UNKNOWN: Final = "-"
+ERROR_MARK: Final = "!"
+WARNING_MARK: Final = "~"
+LEGEND: Final = {
+    ERROR_MARK: "the number is false or of an incomplete run: it has an error finding",
+    WARNING_MARK: "true, but weak: it has a warning",
+}
+_DECODE_ORDER: Final = ("none", "touch", "parse", "full")
+# Where a step's time goes, in the order of a step: summary key -> what a reader calls it.
+STEP_PARTS: Final = {
+    "fetch_s": "fetch (waiting for data)",
+    "compute_s": "compute",
+    "sync_wait_s": "sync wait (for the slowest rank)",
+    "sync_cost_s": "sync cost (of the sync itself)",
+    "host_delay_s": "host delay (woken late)",
+}
+
+
+class Verdict(NamedTuple):
+    """`state` is one of busy, starved, unrated, invalid, incomplete; `label` is its headline, `sentence` says it with the numbers."""
+
+    state: str
+    label: str
+    sentence: str
+
+
+def printable(value: object) -> str:
+    """Any value on one line without control characters, which could steer a terminal. None and nothing are unknown."""
+    text = "".join(char if char.isprintable() else " " for char in ("" if value is None else str(value)))
+    return text or UNKNOWN
+
+
+def number(value: float | None) -> str:
+    """Three digits or all that are left of the point: 0.123, 12.3, 1234."""
+    if value is None:
+        return UNKNOWN
+    digits = 0 if abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2 if abs(value) >= 0.9995 or value == 0 else 3
+    return f"{value:.{digits}f}"
+
+
+def count(value: int | None) -> str:
+    return UNKNOWN if value is None else str(value)
+
+
+def share(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.1%}"
+
+
+def seconds(value: float | None) -> str:
+    return UNKNOWN if value is None else format_seconds(value)
+
+
+def size(value: float | None) -> str:
+    return UNKNOWN if value is None else format_bytes(value)
+
+
+def megabytes_per_s(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value / 1e6:.1f}"
+
+
+def utilisation(value: float | None, threshold: float | None = None) -> str:
+    """An AU with three digits; with more where rounding would carry it over its threshold (0.8996 is not 0.90)."""
+    if value is None:
+        return UNKNOWN
+    texts = [f"{value:.{digits}f}" for digits in range(3, 10)]
+    if threshold is None:
+        return texts[0]
+    return next((text for text in texts if (float(text) >= threshold) == (value >= threshold)), texts[-1])
+
+
+def mark(summary: Summary) -> str:
+    """What stands beside a number of this run: `!` for an error finding, `~` for a warning, nothing for neither."""
+    if not summary["valid"]:
+        return ERROR_MARK
+    return WARNING_MARK if any(finding["severity"] == "warning" for finding in summary["findings"]) else ""
+
+
+def marked(text: str, sign: str) -> str:
+    """The number with its mark. What is unknown needs none."""
+    return f"{text} {sign}" if sign and text != UNKNOWN else text
+
+
+def against_threshold(summary: Summary) -> str:
+    """`pass 0.90` or `below 0.90`; a number that is false neither passes nor misses."""
+    if summary["au_nominal"] is None or not summary["valid"]:
+        return UNKNOWN
+    return f"{'pass' if passes(summary) else 'below'} {summary['au_threshold']:.2f}"
+
+
+def passes(summary: Summary) -> bool:
+    """Whether a valid run kept its accelerators busy."""
+    return bool(summary["valid"] and summary["au_nominal"] is not None and summary["au_nominal"] >= summary["au_threshold"])
+
+
+def validity(summary: Summary) -> str:
+    """`ok`, or how many errors and warnings there are."""
+    counts = {severity: sum(finding["severity"] == severity for finding in summary["findings"]) for severity in ("error", "warning")}
+    return ", ".join(f"{number} {severity}{'s' if number > 1 else ''}" for severity, number in counts.items() if number) or "ok"
+
+
+def by_decode(summaries: Sequence[Summary]) -> list[tuple[str, list[int]]]:
+    """(effective decode level, indices of its runs), from the least level to the highest; no table ranks different levels together."""
+    groups: dict[str, list[int]] = {}
+    for index, summary in enumerate(summaries):
+        groups.setdefault(summary["decode"] or "unknown", []).append(index)
+    rank = {level: position for position, level in enumerate(_DECODE_ORDER)}
+    return sorted(groups.items(), key=lambda group: (rank.get(group[0], len(rank)), group[0]))
+
+
+def accelerators(summary: Summary) -> str:
+    """`2 x h100 with 20 ms of compute a step`."""
+    name, compute = summary["accelerator"], format_seconds(summary["compute_time_s"])
+    if name.endswith(" s a step"):  # no accelerator was named, only its compute time
+        name = "emulated accelerator" + ("s" if summary["world_size"] > 1 else "")
+    return f"{summary['world_size']} x {name} with {compute} of compute a step"
+
+
+def worst_loss(summary: Summary) -> str:
+    """The largest part of the window that was not compute, as a clause, or nothing."""
+    window = summary["window_s"]
+    parts = [(summary[key] or 0.0, name) for key, name in STEP_PARTS.items() if key != "compute_s"]
+    lost, name = max(parts)
+    return f"most of the rest is {name}: {lost / window:.1%} of the time" if window and lost else ""
+
+
+def verdict(summary: Summary) -> Verdict:
+    """The one thing to know about a run."""
+    what = f"{summary['loader']} on {summary['format']} over {summary['storage']}"
+    if summary["status"] != "complete":
+        return Verdict("incomplete", summary["status"].upper(), incomplete_line(summary))
+    if not summary["valid"]:
+        first = next(finding for finding in summary["findings"] if finding["severity"] == "error")
+        return Verdict("invalid", "INVALID", f"{what}: do not use these numbers: {first['message']}.")
+    threshold = summary["au_threshold"]
+    if summary["au_nominal"] is None:
+        rate = summary["delivered_bytes_per_s"]
+        sentence = f"{what} delivered {megabytes_per_s(rate)} MB/s; without compute time there is no AU."
+        return Verdict("unrated", "NO AU", sentence)
+    au = utilisation(summary["au_nominal"], threshold)
+    if passes(summary):
+        return Verdict("busy", "KEPT BUSY", f"{what} kept {accelerators(summary)} busy: AU {au}, and {threshold:.2f} was needed.")
+    loss = worst_loss(summary)
+    sentence = f"{what} did not keep {accelerators(summary)} busy: AU {au}, and {threshold:.2f} was needed"
+    return Verdict("starved", "NOT KEPT BUSY", f"{sentence}; {loss}." if loss else f"{sentence}.")
+
+
+def incomplete_line(summary: Summary) -> str:
+    """`57 steps (1 of warm-up) were taken before the run ended: ...`."""
+    steps = summary["measured_steps"] + summary["warmup_steps"]
+    why = f": {summary['failure']}" if summary.get("failure") else " without a word of why"
+    return f"{steps} steps ({summary['warmup_steps']} of warm-up) were taken before the run ended{why}."
