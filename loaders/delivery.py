@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from storagebench.datasets.decode import decode_full
-from storagebench.errors import DatasetError
+from storagebench.errors import DatasetError, UsageError
 from storagebench.manifest import Dataset
 from storagebench.protocols import DECODE_LEVELS, Batch, IOCounters, LoaderCounters, LoadJob
 from storagebench.registry import format_info, open_format
@@ -87,16 +87,49 @@ def total_counters(processes: Sequence[ProcessCounters], in_rank: bool, own_io: 
     )
 
 
-@dataclass
-class Delivered:
-    """Samples after their decode level. `data` holds one object a sample: the record's memory, or what decoding made of it."""
+def at_least_parse(decode: str) -> str:
+    """The effective level of a library that cannot hand over a record without having parsed its container."""
+    return DECODE_LEVELS[max(DECODE_LEVELS.index("parse"), DECODE_LEVELS.index(decode))]
 
-    data: list[Any]
-    record_bytes: int
-    handover_bytes: int
+
+def refuse_io_modes(loader: str, job: LoadJob) -> None:
+    """UsageError where a library that does its own buffered reads is asked for another way of reading."""
+    mode = job.store.options.get("io", "buffered")
+    if job.store.kind == "posix" and mode != "buffered":
+        raise UsageError(f"loader {loader} reads buffered, and the storage option io is {mode}", "leave it out, or use --loader direct or files")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a batch: plain arrays and memory, no client. `data` has one object a sample, the record or what decoding made of it.
+
+    `record_sizes` and `handover_sizes` int64[n] are bytes as they arrived; `finished_ns` on CLOCK_MONOTONIC.
+    """
+
+    sample_ids: NDArray[np.int64]
+    data: Sequence[Any]
+    record_sizes: NDArray[np.int64]
+    handover_sizes: NDArray[np.int64]
     checksums: NDArray[np.uint32] | None
     checked: NDArray[np.bool_] | None
     spans_s: dict[str, float]
+    finished_ns: int
+    worker: int = 0
+    counters: ProcessCounters = field(default_factory=ProcessCounters)
+
+    def part(self, low: int, high: int) -> Piece:
+        """Samples low .. high of it; of the spans the same share."""
+        share = (high - low) / len(self.sample_ids)
+        return replace(
+            self,
+            sample_ids=self.sample_ids[low:high],
+            data=self.data[low:high],
+            record_sizes=self.record_sizes[low:high],
+            handover_sizes=self.handover_sizes[low:high],
+            checksums=None if self.checksums is None else self.checksums[low:high],
+            checked=None if self.checked is None else self.checked[low:high],
+            spans_s={name: seconds * share for name, seconds in self.spans_s.items()},
+        )
 
 
 class Deliverer:
@@ -109,6 +142,10 @@ class Deliverer:
         self.level = DECODE_LEVELS.index(job.decode)
         self._verify = job.verify
         self._handover_bytes = job.handover_bytes_per_sample
+        if self.level >= 3 and job.dataset.payload == "jpeg":
+            from PIL import Image
+
+            Image.preinit()  # its plug-ins are loaded now, or their bytes would be counted as the dataset's
 
     def to_check(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which samples get a checksum: all at touch and above or with verify full, a fixed 1 in 64 of the ids with verify sample, else none."""
@@ -119,38 +156,38 @@ class Deliverer:
             return np.asarray((mixed >> np.uint64(32)) % np.uint64(VERIFY_ONE_IN) == 0)
         return np.zeros(len(ids), dtype=np.bool_)
 
-    def deliver_stored(self, ids: NDArray[np.int64], stored: Sequence[memoryview]) -> Delivered:
+    def deliver_stored(self, ids: NDArray[np.int64], stored: Sequence[memoryview], fetch_s: float) -> Piece:
         """Samples whose stored bytes (`Dataset.extent`) lie in memory. DatasetError names the shard where the container is damaged."""
+        spans = {"fetch": fetch_s}
         begin = time.perf_counter()
         if self.level >= 2:
             records = [self._parse(int(sample), data) for sample, data in zip(ids, stored, strict=True)]
         else:
             records = [self._locate(int(sample), data) for sample, data in zip(ids, stored, strict=True)]
-        parse_s = time.perf_counter() - begin
-        done = self.deliver_records(ids, records)
         if self.level >= 2:
-            done.spans_s["parse"] = parse_s
-        return done
+            spans["parse"] = time.perf_counter() - begin
+        return self.deliver_records(ids, records, spans)
 
-    def deliver_records(self, ids: NDArray[np.int64], records: Sequence[memoryview]) -> Delivered:
-        """Samples whose records lie in memory, after parsing: checksum, then decode."""
+    def deliver_records(self, ids: NDArray[np.int64], records: Sequence[memoryview], spans: Mapping[str, float]) -> Piece:
+        """Samples whose records lie in memory, after parsing: checksum, then decode. `spans`: the stages before this one."""
         checked = self.to_check(ids)
         checksums = None
-        spans: dict[str, float] = {}
+        spans = dict(spans)
         if checked.any():
             begin = time.perf_counter()
             checksums = np.zeros(len(ids), dtype=np.uint32)
             for index in np.flatnonzero(checked):
                 checksums[index] = crc32c(records[int(index)])
             spans["checksum"] = time.perf_counter() - begin
-        record_bytes = sum(len(record) for record in records)
-        if self.level < 3:
-            return Delivered(list(records), record_bytes, record_bytes, checksums, checked if checksums is not None else None, spans)
-        begin = time.perf_counter()
-        decoded = [self._decode(int(sample), record) for sample, record in zip(ids, records, strict=True)]
-        spans["decode"] = time.perf_counter() - begin
-        handover = sum(size for _, size in decoded)
-        return Delivered([value for value, _ in decoded], record_bytes, handover, checksums, checked, spans)
+        sizes = handover = np.array([len(record) for record in records], np.int64)
+        data: Sequence[Any] = records
+        if self.level >= 3:
+            begin = time.perf_counter()
+            decoded = [self._decode(int(sample), record) for sample, record in zip(ids, records, strict=True)]
+            data = [value for value, _ in decoded]
+            handover = np.array([size for _, size in decoded], np.int64)
+            spans["decode"] = time.perf_counter() - begin
+        return Piece(ids, data, sizes, handover, checksums, checked if checksums is not None else None, spans, time.monotonic_ns())
 
     def _locate(self, sample: int, stored: memoryview) -> memoryview:
         if not self.whole_shard:
@@ -183,22 +220,6 @@ class Deliverer:
             ) from None
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A part of a batch as a worker made it: plain arrays and memory, no client. `finished_ns` on CLOCK_MONOTONIC."""
-
-    sample_ids: NDArray[np.int64]
-    data: Any
-    record_bytes: int
-    handover_bytes: int
-    checksums: NDArray[np.uint32] | None
-    checked: NDArray[np.bool_] | None
-    spans_s: dict[str, float]
-    finished_ns: int
-    worker: int = 0
-    counters: ProcessCounters = field(default_factory=ProcessCounters)
-
-
 def join(pieces: Sequence[Piece], queue_level: int | None) -> Batch:
     """Pieces, in order, to a batch; ready when the last was."""
     spans: dict[str, float] = {}
@@ -211,8 +232,8 @@ def join(pieces: Sequence[Piece], queue_level: int | None) -> Batch:
         checked = np.concatenate([_or_zeros(piece.checked, piece, np.bool_) for piece in pieces])
     return Batch(
         sample_ids=np.concatenate([piece.sample_ids for piece in pieces]),
-        record_bytes=sum(piece.record_bytes for piece in pieces),
-        handover_bytes=sum(piece.handover_bytes for piece in pieces),
+        record_bytes=sum(int(piece.record_sizes.sum()) for piece in pieces),
+        handover_bytes=sum(int(piece.handover_sizes.sum()) for piece in pieces),
         data=[piece.data for piece in pieces],
         checksums=checksums,
         checked=checked,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -79,9 +79,9 @@ class DirectRun:
         )
 
     def start(self, epoch: int) -> None:
-        if self._meter is None:
-            self._meter = ProcessMeter(self._store.counters)
         plan, ids = self._plan(epoch)
+        if self._meter is None:  # only now, as planning imports modules, whose bytes are not the dataset's
+            self._meter = ProcessMeter(self._store.counters)
         bounds = np.cumsum([0, *plan.sizes])
         batches = [ids[low:high] for low, high in pairwise(bounds.tolist()) if high > low]
         if self._in_place and batches:
@@ -144,25 +144,12 @@ class DirectRun:
             self._store.read_into(extent, target)
             stored.append(target)
             position += -(-length // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        return self._finish(ids, stored, time.perf_counter() - begin)
+        return self._deliverer.deliver_stored(ids, stored, time.perf_counter() - begin)
 
     def _read_from_store(self, ids: NDArray[np.int64]) -> Piece:
         begin = time.perf_counter()
         stored = self._store.read(self._extents(ids))
-        return self._finish(ids, stored, time.perf_counter() - begin)
-
-    def _finish(self, ids: NDArray[np.int64], stored: Sequence[memoryview], fetch_s: float) -> Piece:
-        done = self._deliverer.deliver_stored(ids, stored)
-        return Piece(
-            sample_ids=ids,
-            data=done.data,
-            record_bytes=done.record_bytes,
-            handover_bytes=done.handover_bytes,
-            checksums=done.checksums,
-            checked=done.checked,
-            spans_s={"fetch": fetch_s, **done.spans_s},
-            finished_ns=time.monotonic_ns(),
-        )
+        return self._deliverer.deliver_stored(ids, stored, time.perf_counter() - begin)
 
     def next(self) -> Batch | None:
         if self._held is not None and self._held.slab is not None:

@@ -8,41 +8,22 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from storagebench.errors import RankError, StorageBenchError
-from storagebench.loaders.delivery import Deliverer, Piece, ProcessCounters, ProcessMeter, join, total_counters
+from storagebench.errors import StorageBenchError
+from storagebench.loaders.delivery import Deliverer, Piece, ProcessMeter, join, total_counters
+from storagebench.loaders.packed import ALIGNMENT_BYTES, pack, pack_in_place, shared_bytes
+from storagebench.loaders.piece_stream import PieceStream, finished
 from storagebench.plan import plan_epoch
-from storagebench.process import die_with_parent, fork_server_context
 from storagebench.protocols import Batch, Extent, LoaderCounters, LoadJob, Store
 from storagebench.sampling import EpochPlan, cut, split_work
 from storagebench.storage import open_spec
-
-_ALIGNMENT_BYTES = 4096
-
-
-def init_worker(_worker_id: int) -> None:
-    """Runs first in each worker process."""
-    die_with_parent()
-    torch.set_num_threads(1)
-
-
-def identity(value: Any) -> Any:
-    """Collate nothing: pieces are whole already."""
-    return value
-
-
-def shared_bytes(num_bytes: int) -> tuple[torch.Tensor, memoryview]:
-    """A uint8 tensor in shared memory (page-aligned) and its memory, so that reads land where the rank will find them."""
-    storage = torch.UntypedStorage._new_shared(max(num_bytes, 1))
-    tensor = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (num_bytes,))
-    return tensor, memoryview(tensor.numpy())
 
 
 class PieceDataset(Dataset[Any]):  # type: ignore[misc]
@@ -70,30 +51,19 @@ class PieceDataset(Dataset[Any]):  # type: ignore[misc]
         deliverer = self._deliverer
         extents = [deliverer.dataset.extent(int(sample), deliverer.whole_shard) for sample in ids]
         begin = time.perf_counter()
-        tensor, stored = self._fetch(store, extents)
-        fetch_s = time.perf_counter() - begin
-        done = deliverer.deliver_stored(ids, stored)
-        data: Any = tensor if deliverer.level < 3 else [torch.from_numpy(value) for value in done.data]
-        info = torch.utils.data.get_worker_info()
-        return Piece(
-            sample_ids=ids,
-            data=data,
-            record_bytes=done.record_bytes,
-            handover_bytes=done.handover_bytes,
-            checksums=done.checksums,
-            checked=done.checked,
-            spans_s={"fetch": fetch_s, **done.spans_s},
-            finished_ns=time.monotonic_ns(),
-            worker=info.id if info else 0,
-            counters=self._meter.read(),
-        )
+        tensor, memory, stored = self._fetch(store, extents)
+        piece = deliverer.deliver_stored(ids, stored, time.perf_counter() - begin)
+        begin = time.perf_counter()
+        data = pack(piece.data) if deliverer.level >= 3 else pack_in_place(tensor, memory, piece.data)
+        piece.spans_s["handover"] = time.perf_counter() - begin
+        return finished(piece, data, self._meter)
 
-    def _fetch(self, store: Store, extents: Sequence[Extent]) -> tuple[torch.Tensor, list[memoryview]]:
-        """Read into one shared tensor, each sample page-aligned in it (O_DIRECT then needs no copy)."""
+    def _fetch(self, store: Store, extents: Sequence[Extent]) -> tuple[torch.Tensor, memoryview, list[memoryview]]:
+        """Read into one shared tensor, each sample page-aligned in it (O_DIRECT then needs no copy): tensor, its memory, that of each extent."""
         starts, total = [], 0
         for extent in extents:
             starts.append(total)
-            total += -(-(extent.length or 0) // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+            total += -(-(extent.length or 0) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         tensor, memory = shared_bytes(total)
         targets = [memory[start : start + (extent.length or 0)] for start, extent in zip(starts, extents, strict=True)]
         if self._read_many:
@@ -102,7 +72,14 @@ class PieceDataset(Dataset[Any]):  # type: ignore[misc]
         else:
             for target, extent in zip(targets, extents, strict=True):
                 store.read_into(extent, target)
-        return tensor, targets
+        return tensor, memory, targets
+
+    def close(self) -> None:
+        """Close what was opened in this process: something only where there are no workers."""
+        if self._store is not None:
+            self._meter.close()
+            self._store.close()
+            self._store = None
 
 
 class _Pieces:
@@ -125,7 +102,8 @@ class TorchRun:
         self._job = job
         self._workers, self._pieces_per_batch, self._prefetch = split_work(job.prefetch_batches, job.num_workers, job.batch_size)
         self._sampler = _Pieces()
-        self._stream = PieceStream(PieceDataset(job, read_many), self._sampler, self._workers, self._prefetch)
+        self._dataset = PieceDataset(job, read_many)
+        self._stream = PieceStream(self._dataset, self._sampler, self._workers, self._prefetch)
         self._counts: deque[int] = deque()
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -165,6 +143,7 @@ class TorchRun:
 
     def drain(self) -> None:
         self._counts.clear()
+        self._sampler.pieces.clear()  # what was not sent to a worker yet
         self._stream.drain()
 
     def counters(self) -> LoaderCounters:
@@ -188,55 +167,4 @@ class TorchRun:
 
     def close(self) -> None:
         self._stream.close()
-
-
-class PieceStream:
-    """The DataLoader itself: pieces in order, errors raised, the last counters of each worker kept, workers alive over epochs."""
-
-    def __init__(self, dataset: Any, sampler: Any, workers: int, prefetch: int) -> None:
-        more: dict[str, Any] = {}
-        if workers:
-            more = {
-                "prefetch_factor": prefetch,
-                "multiprocessing_context": fork_server_context(),
-                "persistent_workers": True,
-                "worker_init_fn": init_worker,
-            }
-        collate: Callable[[Any], Any] = identity
-        self._loader: DataLoader[Any] | None = DataLoader(
-            dataset, batch_size=None, sampler=sampler, num_workers=workers, collate_fn=collate, **more
-        )
-        self._iterator: Any = None
-        self._counters: dict[int, ProcessCounters] = {}
-
-    def start(self) -> None:
-        """Begin an epoch; the first one starts the workers."""
-        if self._loader is None:
-            raise RankError("the loader was closed before the epoch started", "this is a defect: run with --debug and report it")
-        self._iterator = iter(self._loader)
-
-    def next(self) -> Piece:
-        """The next piece; StopIteration becomes a RankError, for the plan says how many there are."""
-        try:
-            piece = next(self._iterator)
-        except StopIteration:
-            raise RankError("the loader's workers ended the epoch early", "run with --debug and report it") from None
-        except RuntimeError as error:
-            raise RankError(f"a loader worker died: {str(error).splitlines()[0]}", "look for the kernel's OOM killer, or a signal sent by hand") from error
-        if isinstance(piece, StorageBenchError):
-            raise piece
-        self._counters[piece.worker] = piece.counters
-        assert isinstance(piece, Piece)
-        return piece
-
-    def drain(self) -> None:
-        """Workers keep nothing open between pieces; what is in flight in mid-epoch is dropped when the workers end."""
-        self._iterator = None
-
-    def counters(self) -> list[ProcessCounters]:
-        return list(self._counters.values())
-
-    def close(self) -> None:
-        """Dropping the DataLoader joins its workers."""
-        self._iterator = None
-        self._loader = None
+        self._dataset.close()

@@ -81,12 +81,13 @@ def _elastic(entry: Callable[[str], int], argument: str, num_ranks: int, debug: 
     if not debug:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         warnings.filterwarnings("ignore", module="torch")
-        logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    if not debug:
+        for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch")]:
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # a dead rank is told by us, in one sentence
     with tempfile.TemporaryDirectory(prefix="storagebench-elastic-") as log_dir:
         # SIGINT and SIGTERM are ours (see handling_signals); elastic wants at least one name.
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"

@@ -73,10 +73,11 @@ def summarise(run: Mapping[str, Any], ranks: Sequence[Trace], hosts: Sequence[Tr
 
 
 def _status(run: Mapping[str, Any], ranks: Sequence[Trace], ends: Sequence[Mapping[str, Any]]) -> str:
+    """`failed`: an error that a rank wrote down ended it; `incomplete`: it was interrupted or a process was killed, or it still runs."""
     whole = len(ranks) == run["plan"]["world_size"] and all(trace.of_kind("footer") and not trace.truncated for trace in ranks)
-    if not ends or ends[0]["exit_code"] in (130, 143):
-        return "incomplete"
-    return "complete" if whole and not ends[0].get("failure") else "failed"
+    if any(not record["lost_peer"] for trace in ranks for record in trace.of_kind("error")):
+        return "failed"
+    return "complete" if whole and ends and not ends[0].get("failure") else "incomplete"
 
 
 def _window(run: Mapping[str, Any], trace: Trace) -> RankWindow:

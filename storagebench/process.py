@@ -6,6 +6,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ import psutil
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _SWEEP_LIMIT_S = 10.0
+_QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
 
 
 def _prctl(option: int, value: int) -> None:
@@ -41,7 +43,12 @@ def fork_server_context(with_torch: bool = True) -> Any:
 
 
 def start_fork_server() -> None:
-    """Start it now, so that it imports torch while this process does something else."""
+    """Start it now, so that it imports torch while this process does something else.
+
+    Python's resource tracker starts with it. It frees the semaphores of processes that we kill, and would say so on the user's terminal.
+    """
+    if _QUIET_TRACKER not in sys.warnoptions:
+        sys.warnoptions.append(_QUIET_TRACKER)
     fork_server_context()
     from multiprocessing import forkserver
 

@@ -174,6 +174,8 @@ class Batch:
     `sample_ids` int64[n]; `record_bytes` and `handover_bytes` are counted as they arrived; `checksums` uint32[n] with `checked` bool[n] where the
     record was read through; `ready_ns` (CLOCK_MONOTONIC) when the whole batch lay in this process, None where the loader cannot tell;
     `queue_level` batches that were ready behind this one; `spans_s` seconds spent per stage, summed over workers.
+    `data` is a list of sequences that together have one object a sample, in the order of `sample_ids`: the record's bytes (memoryview or uint8
+    tensor), or at decode level full what decoding made of it. It is valid until the next `next()`, `drain()` or `close()`.
     """
 
     sample_ids: NDArray[np.int64]

@@ -47,6 +47,7 @@ from storagebench.workload import Workload
 from storagebench.world import open_world, place_from_environment
 
 _OPENED_OBJECTS = 1000
+_LAUNCHER_ENDS_US_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def prepare(request: Request) -> Path:
             raise problem
         _refuse_missing(info, workload.loader.name)
         listing = _find_shards(store, dataset, workload.run.listing == "list")
-        spec = _with_probe(spec, store)
+        spec = store.spec  # an S3 store has learned whether ranges work; the ranks need not ask again
     finally:
         store.close()
     plan = make_plan(workload, workload.run.num_accelerators, dataset)
@@ -133,13 +134,6 @@ def _store_spec(request: Request, info: LoaderInfo, workload: Workload) -> Store
     if spec.kind == "s3":
         options.setdefault("client", info.s3_client)
     return replace(spec, options=options)
-
-
-def _with_probe(spec: StoreSpec, store: Store) -> StoreSpec:
-    """Hand the answer of the range probe to the ranks, so that it is asked once."""
-    if spec.kind != "s3":
-        return spec
-    return replace(spec, options={**spec.options, "native_ranges": "true" if store.native_ranges else "false"})
 
 
 def _ranges_note(store: Store, spec: StoreSpec) -> str | None:
@@ -236,6 +230,8 @@ def rank_main(run_dir_text: str) -> int:
     )
     try:
         _run_rank(run, place, clock, trace)
+    except Interrupted:
+        raise  # a signal to the command, which this rank runs in
     except StorageBenchError as error:
         _write_error(trace, clock, error.message, error.hint, error.exit_code)
         return error.exit_code
@@ -243,14 +239,21 @@ def rank_main(run_dir_text: str) -> int:
         _write_error(
             trace, clock, f"rank {place.rank} failed: {type(error).__name__}: {error}", "run it with --debug and report it", EXIT_RANK, error
         )
+        if _lost_peer(error):
+            time.sleep(_LAUNCHER_ENDS_US_WITHIN_S)  # so that the launcher sees the dead rank first, and names it
         return EXIT_RANK
     finally:
         trace.close()
     return EXIT_OK
 
 
+def _lost_peer(error: Exception | None) -> bool:
+    """Whether gloo lost another rank, which is not this rank's fault."""
+    return error is not None and any(word in str(error) for word in ("Connection closed by peer", "Connection reset by peer", "gloo"))
+
+
 def _write_error(trace: TraceWriter, clock: SystemClock, message: str, hint: str, code: int, error: Exception | None = None) -> None:
-    lost_peer = error is not None and any(word in str(error) for word in ("Connection closed by peer", "Connection reset by peer", "gloo"))
+    lost_peer = _lost_peer(error)
     text = "".join(traceback.format_exception(error)) if error else ""
     trace.write(
         {"kind": "error", "message": message, "hint": hint, "exit_code": code, "lost_peer": lost_peer, "traceback": text, **host.clock_pair(clock)}

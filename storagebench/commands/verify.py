@@ -39,9 +39,9 @@ def command(data_dir: str, storage_option: tuple[str, ...], num_threads: int, as
     elif not errors:
         click.echo(f"whole: {made(dataset, data_dir, False)}", nl=False)
     for problem in problems[:_SHOWN]:
-        click.echo(f"{problem.severity}: {problem.message}", err=True)
+        click.echo(f"{problem.severity}: {problem.shard}: {problem.message}", err=True)
     if len(problems) > _SHOWN:
         click.echo(f"note: {len(problems) - _SHOWN} more; see them with --json", err=True)
     if errors:
-        click.echo("hint: delete the damaged shards' dataset and generate or import it again", err=True)
+        click.echo("hint: remove the dataset's folder yourself (storagebench deletes no dataset), then generate or import it again", err=True)
     return EXIT_DATASET if errors else EXIT_OK

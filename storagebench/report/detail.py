@@ -10,15 +10,17 @@ from storagebench.report.wording import Summary
 
 _MAX_RANKS = 32
 _MAX_BAD_SAMPLES = 20
+TEXT_COLUMNS = frozenset({"host", "value", "from"})
 _QUANTILES = ("p50", "p90", "p99", "max")
 
 
 class Section(NamedTuple):
-    """A titled table. Without `columns` its rows are (name, value) pairs; with them all but the first column are figures."""
+    """A titled table. Without `columns` its rows are (name, value) pairs; with them all but the first and TEXT_COLUMNS are figures."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    is_wide: bool = False
 
 
 def sections(summary: Summary) -> list[Section]:
@@ -158,7 +160,7 @@ def _parts(s: Summary) -> Iterator[Section]:
         )
         for row in s["per_epoch"]
     )
-    yield Section("Epochs", ("epoch", "duration", "storage", "device", "cached before", "cached served"), epochs)
+    yield Section("Epochs", ("epoch", "duration", "storage", "device", "cached before", "cached served"), epochs, is_wide=True)
     if s["world_size"] == 1:
         return
     ranks = [
@@ -175,7 +177,7 @@ def _parts(s: Summary) -> Iterator[Section]:
     left = len(s["per_rank"]) - len(ranks)
     if left:
         ranks.append((f"and {left} more", "", "", "", "", ""))
-    yield Section("Ranks", ("rank", "host", "steps", "AU", "fetch", "sync"), tuple(ranks))
+    yield Section("Ranks", ("rank", "host", "steps", "AU", "fetch", "sync"), tuple(ranks), is_wide=True)
 
 
 def _proof(s: Summary) -> Iterator[Section]:

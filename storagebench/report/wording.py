@@ -107,9 +107,8 @@ def passes(summary: Summary) -> bool:
 
 
 def validity(summary: Summary) -> str:
-    """`ok`, or how many errors and warnings there are."""
-    counts = {severity: sum(finding["severity"] == severity for finding in summary["findings"]) for severity in ("error", "warning")}
-    return ", ".join(f"{number} {severity}{'s' if number > 1 else ''}" for severity, number in counts.items() if number) or "ok"
+    """`error`, `warning` or `ok`."""
+    return {ERROR_MARK: "error", WARNING_MARK: "warning"}.get(mark(summary), "ok")
 
 
 def by_decode(summaries: Sequence[Summary]) -> list[tuple[str, list[int]]]:
@@ -148,18 +147,19 @@ def verdict(summary: Summary) -> Verdict:
     threshold = summary["au_threshold"]
     if summary["au_nominal"] is None:
         rate = summary["delivered_bytes_per_s"]
-        sentence = f"{what} delivered {megabytes_per_s(rate)} MB/s; without compute time there is no AU."
+        sentence = f"{what} delivered {marked(f'{megabytes_per_s(rate)} MB/s', mark(summary))}; without compute time there is no AU."
         return Verdict("unrated", "NO AU", sentence)
-    au = utilisation(summary["au_nominal"], threshold)
+    au = marked(utilisation(summary["au_nominal"], threshold), mark(summary))
     if passes(summary):
         return Verdict("busy", "KEPT BUSY", f"{what} kept {accelerators(summary)} busy: AU {au}, and {threshold:.2f} was needed.")
-    loss = worst_loss(summary)
-    sentence = f"{what} did not keep {accelerators(summary)} busy: AU {au}, and {threshold:.2f} was needed"
-    return Verdict("starved", "NOT KEPT BUSY", f"{sentence}; {loss}." if loss else f"{sentence}.")
+    clauses = [f"{what} did not keep {accelerators(summary)} busy: AU {au}, and {threshold:.2f} was needed", worst_loss(summary)]
+    if summary["au_null"] is not None and summary["au_null"] < threshold:
+        clauses.append(f"but without any storage this host reaches only {utilisation(summary['au_null'], threshold)}")
+    return Verdict("starved", "NOT KEPT BUSY", "; ".join(filter(None, clauses)) + ".")
 
 
 def incomplete_line(summary: Summary) -> str:
     """`57 steps (1 of warm-up) were taken before the run ended: ...`."""
     steps = summary["measured_steps"] + summary["warmup_steps"]
-    why = f": {summary['failure']}" if summary.get("failure") else " without a word of why"
+    why = f": {summary['failure']}" if summary["failure"] else ", and nothing says why (was it killed?)"
     return f"{steps} steps ({summary['warmup_steps']} of warm-up) were taken before the run ended{why}."

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from storagebench.errors import StorageError
 from storagebench.protocols import ObjectInfo
 from storagebench.storage.counting import Tally
-from storagebench.storage.s3_config import Credentials, S3Settings, boto_config
+from storagebench.storage.s3_config import Credentials, S3Settings, boto_config, boto_session
 from storagebench.storage.s3_errors import error_code, explain
 
 PART_BYTES = 16 << 20
@@ -138,15 +138,15 @@ class S3Control:
             return self._made
 
     def _make(self) -> Any:
-        import botocore.session
         from botocore import UNSIGNED
         from botocore.config import Config
+        from botocore.session import Session
 
         options = boto_config(self._settings)
         if self._credentials.anonymous:
             options["signature_version"] = UNSIGNED
         # A session of its own finds the same keys in the same chain, and refreshes them by itself.
-        client = botocore.session.Session().create_client(
+        client = boto_session(Session).create_client(
             "s3", region_name=self._settings.region, endpoint_url=self._settings.endpoint, config=Config(**options)
         )
         watch_requests(client.meta.events)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 
 from storagebench.errors import DatasetError, StorageBenchError, StorageError
+from storagebench.protocols import Extent
 from storagebench.storage.s3_config import Credentials, S3Settings
 
 VERIFY_HINT = "run `storagebench verify`, then generate or import again"
@@ -109,6 +110,11 @@ def wrong_answer(settings: S3Settings, key: str, asked: str, got: str) -> Storag
     return StorageError(f"{settings.name(key)}: asked {settings.server} for {asked}, got {got}", _LYING_HINT)
 
 
+def too_large(settings: S3Settings, key: str, size: int, limit_bytes: int) -> StorageError:
+    """The object is over the size that its reader is ready for."""
+    return StorageError(f"{settings.name(key)} has {size} bytes, over the limit of {limit_bytes}", "this is not an object of storagebench")
+
+
 def wrong_size(settings: S3Settings, key: str, size: int, asked: int) -> StorageBenchError:
     """The whole object has another size than the one that was asked for."""
     if size < asked:
@@ -121,8 +127,20 @@ def truncated(settings: S3Settings, key: str, size: int, needed: int) -> Dataset
     return DatasetError(f"{settings.name(key)} has {size} bytes, and {needed} were asked for: it is truncated", VERIFY_HINT)
 
 
+def check_range(settings: S3Settings, extent: Extent, content_range: str, content_length: int) -> None:
+    """Whether an answer's headers fit the range that was asked for. Raises DatasetError (the object ends before it) or StorageError."""
+    length = extent.length or 0
+    last = extent.offset + length - 1
+    got = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", content_range)
+    if got and got[3].isdigit() and int(got[3]) <= last:
+        raise truncated(settings, extent.key, int(got[3]), last + 1)
+    if not got or (int(got[1]), int(got[2]), content_length) != (extent.offset, last, length):
+        found = f"{content_range or 'the whole object'} with {content_length} bytes"
+        raise wrong_answer(settings, extent.key, f"bytes {extent.offset}-{last}", found)
+
+
 def _short(text: str, credentials: Credentials) -> str:
     """The first sentence of a client's text, scrubbed: what follows is debug output."""
-    text = credentials.scrub(text).split("Debug source", 1)[0].split("<?xml", 1)[0]
+    text = credentials.scrub(text.split("Debug source", 1)[0].split("<?xml", 1)[0])
     text = " ".join(text.split())
     return text if len(text) <= 200 else f"{text[:200]}..."

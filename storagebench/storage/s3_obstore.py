@@ -11,14 +11,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from storagebench.errors import StorageError
 from storagebench.protocols import Extent
 from storagebench.storage.counting import STREAM_BUFFER_BYTES, Tally
 from storagebench.storage.s3_config import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Credentials, S3Settings
-from storagebench.storage.s3_errors import NotPartialError, ReadFailedError, error_code, truncated, wrong_answer, wrong_size
+from storagebench.storage.s3_errors import NotPartialError, ReadFailedError, error_code, too_large, truncated, wrong_answer, wrong_size
 
 _CREDENTIAL_TTL = timedelta(minutes=10)
-_MAX_RETRIES = 6
+_MAX_RETRIES = 10
 _NOT_PARTIAL = "non-partial response"
 
 
@@ -89,9 +88,7 @@ class ObstoreClient:
         """An object of unknown size. Raises StorageError above the limit, before its body is read."""
         result, size = self._get(key)
         if size > limit_bytes:
-            raise StorageError(
-                f"{self._settings.name(key)} has {size} bytes, over the limit of {limit_bytes}", "this is not an object of storagebench"
-            )
+            raise too_large(self._settings, key, size, limit_bytes)
         return self._body(result, key, size)
 
     def chunks(self, key: str, num_bytes: int) -> Iterator[bytes]:
@@ -169,7 +166,7 @@ def _make_store(settings: S3Settings, credentials: Credentials) -> Any:
     retry: dict[str, Any] = {
         "max_retries": _MAX_RETRIES,
         "retry_timeout": timedelta(seconds=12),
-        "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=3), "base": 2},
+        "backoff": {"init_backoff": timedelta(milliseconds=400), "max_backoff": timedelta(seconds=3), "base": 2},
     }
     provider = None if credentials.anonymous else _provider(credentials)
     made: Any = S3Store(settings.bucket, config=config, client_options=client, retry_config=retry, credential_provider=provider)  # type: ignore[arg-type]

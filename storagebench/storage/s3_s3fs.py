@@ -6,22 +6,20 @@ itself hands over short, foreign and full answers to a range), and so that an er
 from __future__ import annotations
 
 import asyncio
-import re
-import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from storagebench.errors import StorageError
 from storagebench.protocols import Extent
 from storagebench.storage.counting import STREAM_BUFFER_BYTES, Tally
-from storagebench.storage.s3_config import Credentials, S3Settings, boto_config
+from storagebench.storage.loop_thread import LoopThread
+from storagebench.storage.s3_config import Credentials, S3Settings, boto_config, boto_session
 from storagebench.storage.s3_control import counted, watch_requests
-from storagebench.storage.s3_errors import ReadFailedError, error_code, truncated, wrong_answer, wrong_size
+from storagebench.storage.s3_errors import ReadFailedError, check_range, error_code, too_large, truncated, wrong_answer, wrong_size
 
 # s3fs asks again on top of botocore's own attempts; its default of 5 (squared) would make a silent server a matter of half an hour.
 _S3FS_ATTEMPTS = 2
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_T = TypeVar("_T")
+_HEADERS_TIMEOUT_S = 45  # for the first byte of an answer, all of botocore's attempts together
 
 
 class S3fsClient:
@@ -36,9 +34,8 @@ class S3fsClient:
         self._other_ranges = other_ranges
         self._longer: set[str] = set()  # touched by the loop's thread only; see ObstoreClient
         self._fs: Any = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="storagebench-s3fs", daemon=True)
-        self._thread.start()
+        self._loop = LoopThread("storagebench-s3fs")
+        self._run = self._loop.run
         try:
             self._fs = _make_filesystem(settings, credentials)
             watch_requests(self._run(self._fs.set_session()).meta.events)
@@ -63,8 +60,7 @@ class S3fsClient:
 
         def check(size: int) -> bool:
             if size > limit_bytes:
-                name = self._settings.name(key)
-                raise StorageError(f"{name} has {size} bytes, over the limit of {limit_bytes}", "this is not an object of storagebench")
+                raise too_large(self._settings, key, size, limit_bytes)
             return True
 
         data = self._run(self._get(key, check))
@@ -81,11 +77,16 @@ class S3fsClient:
             while chunk := self._run(_fill(body)):
                 yield chunk
         finally:
-            self._run(_close(body))
+            self._loop.post(body.close)
 
     def put(self, key: str, data: bytes) -> None:
         """One PUT."""
-        self._run(self._put(key, data))
+
+        async def send() -> None:
+            with counted(self._tally):
+                await self._fs._call_s3("put_object", Bucket=self._settings.bucket, Key=self._settings.base + key, Body=data)
+
+        self._run(send())
 
     def range_status(self, key: str) -> bool | None:
         """Whether the server answers a small range GET of this key with 206; None where there is no such key."""
@@ -95,29 +96,13 @@ class S3fsClient:
             if error_code(error) == "NoSuchBucket":
                 raise
             return None
-        self._run(_close(answer["Body"]))
+        self._loop.post(answer["Body"].close)
         return bool(answer["ResponseMetadata"]["HTTPStatusCode"] == 206)
 
     def close(self) -> None:
         """Close the connections, end the loop and join its thread. May be called twice."""
-        if self._loop.is_closed():
-            return
-        try:
-            if self._fs is not None:
-                self._run(_end(self._fs))
-        finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-
-    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run on the loop and wait; an interrupt cancels it there."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        if not self._loop.closed:
+            self._loop.close(_disconnect(self._fs))
 
     async def _read_all(self, extents: Sequence[Extent]) -> list[memoryview | None]:
         gate = asyncio.Semaphore(self._settings.concurrency)
@@ -129,14 +114,12 @@ class S3fsClient:
                 except Exception as error:
                     raise ReadFailedError(extent.key, error) from None
 
-        tasks = [asyncio.ensure_future(one(extent)) for extent in extents]
         try:
-            return await asyncio.gather(*tasks)
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
+            async with asyncio.TaskGroup() as group:  # the first failure cancels the others, and nothing is in flight when this ends
+                tasks = [group.create_task(one(extent)) for extent in extents]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
 
     async def _read_one(self, extent: Extent) -> memoryview | None:
         """The extent, or None where the other client is to read it."""
@@ -177,17 +160,11 @@ class S3fsClient:
         from s3fs.core import _error_wrapper
 
         length = extent.length or 0
-        last = extent.offset + length - 1
 
         async def once() -> memoryview:
-            answer = await self._call(extent.key, f"bytes={extent.offset}-{last}")
+            answer = await self._call(extent.key, f"bytes={extent.offset}-{extent.offset + length - 1}")
             try:
-                got = _CONTENT_RANGE.fullmatch(answer.get("ContentRange") or "")
-                if got and got[3].isdigit() and int(got[3]) <= last:
-                    raise truncated(self._settings, extent.key, int(got[3]), last + 1)
-                if not got or (int(got[1]), int(got[2]), int(answer["ContentLength"])) != (extent.offset, last, length):
-                    found = f"{answer.get('ContentRange') or 'the whole object'} with {answer['ContentLength']} bytes"
-                    raise wrong_answer(self._settings, extent.key, f"bytes {extent.offset}-{last}", found)
+                check_range(self._settings, extent, answer.get("ContentRange") or "", int(answer["ContentLength"]))
                 return self._checked(await answer["Body"].read(), extent.key, length)
             finally:
                 answer["Body"].close()
@@ -204,18 +181,20 @@ class S3fsClient:
 
     async def _call(self, key: str, byte_range: str | None = None) -> Any:
         extra = {"Range": byte_range} if byte_range else {}
-        return await self._fs._call_s3("get_object", Bucket=self._settings.bucket, Key=self._settings.base + key, **extra)
+        work = self._fs._call_s3("get_object", Bucket=self._settings.bucket, Key=self._settings.base + key, **extra)
+        try:
+            return await asyncio.wait_for(work, _HEADERS_TIMEOUT_S)
+        except TimeoutError:
+            name, server = self._settings.name(key), self._settings.server
+            raise StorageError(f"cannot read {name}: no answer from {server} within {_HEADERS_TIMEOUT_S} s", "check that the server runs") from None
 
     async def _open(self, key: str, byte_range: str | None = None) -> Any:
         with counted(self._tally):
             return await self._call(key, byte_range)
 
-    async def _put(self, key: str, data: bytes) -> None:
-        with counted(self._tally):
-            await self._fs._call_s3("put_object", Bucket=self._settings.bucket, Key=self._settings.base + key, Body=data)
-
 
 def _make_filesystem(settings: S3Settings, credentials: Credentials) -> Any:
+    from aiobotocore.session import AioSession  # type: ignore[import-untyped]
     from s3fs import S3FileSystem
 
     # Keys that expire are left to s3fs, which finds them in the same chain and refreshes them.
@@ -228,6 +207,7 @@ def _make_filesystem(settings: S3Settings, credentials: Credentials) -> Any:
         endpoint_url=settings.endpoint,
         client_kwargs={"region_name": settings.region},
         config_kwargs=boto_config(settings),
+        session=boto_session(AioSession),
         max_concurrency=1,
         use_listings_cache=False,
         skip_instance_cache=True,
@@ -247,17 +227,6 @@ async def _fill(body: Any) -> bytes:
     return b"".join(parts)
 
 
-async def _close(body: Any) -> None:
-    """On the loop's thread, where the connection lives."""
-    body.close()
-
-
-async def _end(fs: Any) -> None:
-    """Close the client, and let the transports' own callbacks run."""
-    if fs._s3 is not None:
+async def _disconnect(fs: Any) -> None:
+    if fs is not None and fs._s3 is not None:
         await fs._s3.__aexit__(None, None, None)
-    current = asyncio.current_task()
-    for task in asyncio.all_tasks():
-        if task is not current:
-            task.cancel()
-    await asyncio.sleep(0)

@@ -14,7 +14,7 @@ import pytest
 
 from storagebench.errors import DatasetError, StorageBenchError, StorageError
 from storagebench.protocols import Extent, Store
-from storagebench.storage import open_store, s3_arrow, s3_obstore
+from storagebench.storage import open_store, s3_arrow, s3_config, s3_obstore
 
 SIZE = 50_000
 DATA = bytes((position * 7 + (position >> 8) * 13 + (position >> 5)) & 0xFF for position in range(SIZE))
@@ -32,6 +32,7 @@ class LyingHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     seen: ClassVar[list[tuple[str, str, str]]] = []
     busy: ClassVar[dict[str, int]] = {}
+    signed: ClassVar[dict[str, bool]] = {}
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -40,6 +41,7 @@ class LyingHandler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        LyingHandler.signed[self.path] = "Authorization" in self.headers
         lie = self.path.split("/")[2] if self.path.count("/") > 2 else ""
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
         LyingHandler.seen.append((self.command, self.path, self.headers.get("Range") or ""))
@@ -119,6 +121,7 @@ def store(endpoint: str, client: str) -> Iterator[Store]:
     patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     patch.delenv("AWS_PROFILE", raising=False)
     patch.setattr(s3_obstore, "_MAX_RETRIES", 3)
+    patch.setattr(s3_arrow, "MAX_ATTEMPTS", 2)
     found = open_store("s3://bucket", {"endpoint_url": endpoint, "native_ranges": "true", **CLIENTS[client]})
     yield found
     found.close()
@@ -225,6 +228,8 @@ def test_marked_tail_is_looked_at_again_and_right(store: Store, client: str, mon
 def test_unreachable_endpoint(client: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setattr(s3_obstore, "_MAX_RETRIES", 2)
+    monkeypatch.setattr(s3_config, "MAX_ATTEMPTS", 2)
     started = time.monotonic()
     with pytest.raises(StorageError, match=r"no answer from http://127\.0\.0\.1:9") as caught:
         open_store("s3://bucket/x", {"endpoint_url": "http://127.0.0.1:9", **CLIENTS[client]})
@@ -238,3 +243,17 @@ def test_threads_share_a_store(store: Store, client: str) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(16)))
+
+
+def test_anonymous_signs_nothing(endpoint: str, client: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    for anonymous in ("true", "false"):
+        options = {"endpoint_url": endpoint, "native_ranges": "true", "anonymous": anonymous, **CLIENTS[client]}
+        store = open_store("s3://bucket", options)
+        for key in (f"honest/signed-{client}-{anonymous}", f"honest/signed-range-{client}-{anonymous}"):
+            assert outcome(store, Extent(key, 1000 if "range" in key else 0, 5000 if "range" in key else SIZE)) is None
+            assert LyingHandler.signed[f"/bucket/{key}"] is (anonymous == "false")
+        assert store.exists(f"honest/head-{client}-{anonymous}")
+        assert LyingHandler.signed[f"/bucket/honest/head-{client}-{anonymous}"] is (anonymous == "false")
+        store.close()

@@ -1,0 +1,60 @@
+"""The table of runs as plain cells: one list of columns for text and HTML, so that both say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from storagebench.report import wording as w
+from storagebench.report.wording import Summary
+
+
+class Column(NamedTuple):
+    """`headline` figures carry the mark of a warning too; every figure carries the mark of an error."""
+
+    heading: str
+    is_figure: bool
+    cell: Callable[[Summary], str]
+    headline: bool = False
+
+
+def _quantile(summary: Summary, level: str) -> str:
+    times = summary["fetch_quantiles_s"]
+    return w.UNKNOWN if times is None else w.seconds(times[level])
+
+
+COLUMNS = (
+    Column("run", False, lambda s: w.printable(s["run_id"])),
+    Column("loader", False, lambda s: w.printable(s["loader"])),
+    Column("format", False, lambda s: w.printable(s["format"])),
+    Column("storage", False, lambda s: w.printable(s["storage"])),
+    Column("decode", False, lambda s: w.printable(s["decode"])),
+    Column("AU", True, lambda s: w.utilisation(s["au_nominal"], s["au_threshold"]), headline=True),
+    Column("threshold", False, w.against_threshold),
+    Column("AU null", False, lambda s: w.utilisation(s["au_null"])),
+    Column("samples/s", True, lambda s: w.number(s["samples_per_s"]), headline=True),
+    Column("MB/s", True, lambda s: w.megabytes_per_s(s["delivered_bytes_per_s"]), headline=True),
+    Column("fetch p50", True, lambda s: _quantile(s, "p50")),
+    Column("fetch p99", True, lambda s: _quantile(s, "p99")),
+    Column("cached", True, lambda s: w.share(s["cached_fraction_served"])),
+    Column("CPU s/GB", True, lambda s: w.number(s["cpu_s_per_gb"])),
+    Column("validity", False, w.validity),
+)
+# Columns that are set flush right, so that their points and units stand under one another.
+RIGHT = frozenset({"AU", "AU null", "samples/s", "MB/s", "fetch p50", "fetch p99", "cached", "CPU s/GB"})
+
+
+def cells(summary: Summary) -> list[str]:
+    """One row: every cell as plain text, with its mark."""
+    sign = w.mark(summary)
+    row = []
+    for column in COLUMNS:
+        marked = column.is_figure and (sign == w.ERROR_MARK or column.headline)
+        row.append(w.marked(column.cell(summary), sign if marked else ""))
+    return row
+
+
+def marks_used(summaries: list[Summary]) -> list[tuple[str, str]]:
+    """(mark, what it means) of the marks that stand in a table of these runs."""
+    used = {w.mark(summary) for summary in summaries}
+    return [(sign, meaning) for sign, meaning in w.LEGEND.items() if sign in used]

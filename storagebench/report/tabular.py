@@ -1,0 +1,63 @@
+"""Summaries for programs: JSON as they are, CSV with one row a run. The same runs give the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from storagebench.report.wording import Summary
+
+_QUANTILES: Final = {"fetch_quantiles_s": "fetch", "step_quantiles_s": "step"}
+_LISTING: Final = {"listed": "listed_objects", "listing_s": "listing_s", "opened": "opened_objects", "open_s": "open_s"}
+# Tables within a summary; they are in the JSON.
+_NESTED: Final = frozenset({"effective", "bad_samples", "per_epoch", "per_rank", "per_host", "findings"})
+# A spreadsheet takes a cell that starts so for a formula (OWASP, "CSV Injection").
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def as_json(summaries: Sequence[Summary]) -> str:
+    """A list of the summaries, in the order given, with their keys in order."""
+    return json.dumps(list(summaries), indent=1, allow_nan=False) + "\n"
+
+
+def as_csv(summaries: Sequence[Summary]) -> str:
+    """One row a run with a head; the unit is in the name of each column, and what is unknown is empty. Lines end in a line feed."""
+    rows = [_flat(summary) for summary in summaries]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    if columns:
+        writer.writerow(columns)
+    writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+    return out.getvalue()
+
+
+def _flat(summary: Summary) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in summary.items():
+        if name in _QUANTILES:
+            row.update({f"{_QUANTILES[name]}_{level}_s": (value or {}).get(level) for level in ("p50", "p90", "p99", "max")})
+        elif name == "listing":
+            row.update({column: (value or {}).get(key) for key, column in _LISTING.items()})
+        elif name not in _NESTED:
+            row[name] = value
+    for severity in ("error", "warning"):
+        row[f"{severity}s"] = " ".join(_codes(summary["findings"], severity))
+    return row
+
+
+def _codes(findings: Sequence[Mapping[str, str]], severity: str) -> list[str]:
+    return [finding["code"] for finding in findings if finding["severity"] == severity]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return "'" + value
+    return repr(value) if isinstance(value, float) else str(value)

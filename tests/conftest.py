@@ -1,0 +1,56 @@
+"""Fixtures and the rule on skips: locally a missing tool skips with its reason, in CI (STORAGEBENCH_NO_SKIPS=1) such a skip fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storagebench.build import generate
+from storagebench.configfile import load_workload
+from storagebench.manifest import Dataset
+from storagebench.storage import open_store
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get("STORAGEBENCH_NO_SKIPS") == "1" and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be skipped: {report.longrepr}"
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """Run the command line in a process of its own; the result has returncode, stdout and stderr."""
+
+    def run(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **(env or {})}
+        return subprocess.run([sys.executable, "-P", "-m", "storagebench", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def make_dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[str, Dataset]]:
+    """Make a small synthetic dataset once for each set of values; (path, dataset). Tests must not change it."""
+    made: dict[tuple[Any, ...], tuple[str, Dataset]] = {}
+
+    def make(**fields: Any) -> tuple[str, Dataset]:
+        key = tuple(sorted(fields.items()))
+        if key not in made:
+            defaults = {"format": "npz", "payload": "jpeg" if fields.get("format") == "jpeg" else "bytes", "num_samples": 64, "record_length_bytes": 5000}
+            overrides = [(f"dataset.{name}", value, "test") for name, value in {**defaults, "record_length_bytes_stdev": 500, **fields}.items()]
+            path = str(tmp_path_factory.mktemp("dataset"))
+            made[key] = path, generate(load_workload("quick", overrides).workload, open_store(path))
+        return made[key]
+
+    return make
