@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +35,14 @@ def finished(piece: Piece, data: Packed, meter: ProcessMeter) -> Piece:
     return replace(piece, data=data, finished_ns=time.monotonic_ns(), worker=info.id if info else 0, counters=meter.read())
 
 
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """Without torch's warning that there are more workers than cores: how many there are is what the user measures."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        yield
+
+
 class PieceStream:
     """The DataLoader itself: pieces in order, errors raised, the last counters of each worker kept, workers alive over epochs."""
 
@@ -46,9 +56,10 @@ class PieceStream:
                 "worker_init_fn": init_worker,
             }
         collate: Callable[[Any], Any] = identity
-        self._loader: DataLoader[Any] | None = DataLoader(
-            dataset, batch_size=None, sampler=sampler, num_workers=workers, collate_fn=collate, **more
-        )
+        with _no_advice():
+            self._loader: DataLoader[Any] | None = DataLoader(
+                dataset, batch_size=None, sampler=sampler, num_workers=workers, collate_fn=collate, **more
+            )
         self._iterator: Any = None
         self._counters: dict[int, ProcessCounters] = {}
 
@@ -56,7 +67,8 @@ class PieceStream:
         """Begin an epoch; the first one starts the workers."""
         if self._loader is None:
             raise RankError("the loader was closed before the epoch started", "this is a defect: run with --debug and report it")
-        self._iterator = iter(self._loader)
+        with _no_advice():
+            self._iterator = iter(self._loader)
 
     def next(self) -> Piece:
         """The next piece; the end becomes a RankError, for the plan says how many there are."""

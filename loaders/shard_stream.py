@@ -11,6 +11,7 @@ import tarfile
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from copy import copy
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -80,7 +81,7 @@ class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not t
             yield from self._pieces(meter)
             yield self._last_piece(meter)
         except StorageBenchError as error:
-            yield error
+            yield copy(error)  # as out of a worker process: without the frames, which would keep the stream
 
     def close(self) -> None:
         """Close what was opened in this process: something only where there are no workers."""

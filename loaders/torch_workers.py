@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class PieceDataset(Dataset[Any]):  # type: ignore[misc]
                 self._meter = ProcessMeter(self._store.counters)
             return self._piece(self._store, ids)
         except StorageBenchError as error:
-            return error
+            return copy(error)  # as out of a worker process: without the frames, which would keep the piece
 
     def _piece(self, store: Store, ids: NDArray[np.int64]) -> Piece:
         deliverer = self._deliverer

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import webdataset
+
 from storagebench.errors import UsageError
 from storagebench.loaders.delivery import Piece, at_least_parse, join, refuse_io_modes, total_counters
 from storagebench.loaders.piece_stream import PieceStream
@@ -90,8 +92,6 @@ class WebDatasetRun:
         return total_counters(self._stream.counters(), in_rank=self._workers == 0, own_io=self._job.store.kind == "posix")
 
     def effective(self) -> Mapping[str, Any]:
-        from importlib.metadata import version
-
         notes = []
         if self._workers < self._job.num_workers:
             notes.append(
@@ -105,7 +105,7 @@ class WebDatasetRun:
             "prefetch_factor": self._prefetch,
             "shuffle_buffer_of_a_worker": self._buffer_samples if self._job.shuffle else 0,
             "start_method": "forkserver",
-            "webdataset": version("webdataset"),
+            "webdataset": str(webdataset.__version__),
             "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(("GOPEN_", "WDS_"))},
             "notes": notes,
         }

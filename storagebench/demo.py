@@ -62,7 +62,7 @@ def run_demo(folder: Path, sizes: Sizes, say: Say, debug: bool = False) -> list[
             for loader, form in LOADER_FORMATS.items():
                 url = f"s3://{BUCKET}/{name}-{form}" if loader == "s3" else str(bucket / f"{name}-{form}")
                 options = {"endpoint_url": server.endpoint_url} if loader == "s3" else {}
-                run_dir = prepare(_request(folder, f"{stamp}-{name}-{loader}", loader, url, options, sizes, debug))
+                run_dir = prepare(_request(folder / "results" / stamp, f"{name}-{loader}", loader, url, options, sizes, debug))
                 summary = execute(run_dir, debug)
                 results.append((run_dir, summary))
                 say(f"{name}: {describe(summary)}")
@@ -93,7 +93,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _request(folder: Path, run_id: str, loader: str, url: str, options: Mapping[str, str], sizes: Sizes, debug: bool) -> Request:
+def _request(results_dir: Path, run_id: str, loader: str, url: str, options: Mapping[str, str], sizes: Sizes, debug: bool) -> Request:
     overrides = [
         ("loader.name", loader, "demo"),
         ("train.epochs", sizes.epochs, "demo"),
@@ -107,7 +107,7 @@ def _request(folder: Path, run_id: str, loader: str, url: str, options: Mapping[
         configured=load_workload(WORKLOAD, overrides),
         data_dir=url,
         storage_options=options,
-        results_dir=folder / "results",
+        results_dir=results_dir,
         run_id=run_id,
         command=["storagebench", *sys.argv[1:]],
         command_start_ns=SystemClock().now_ns(),

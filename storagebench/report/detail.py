@@ -110,7 +110,7 @@ def _step_time(s: Summary) -> Iterator[Section]:
     rows = [(name, w.seconds(value), w.share(value / window)) for name, value in known]
     rest = window - sum(value for _, value in known)
     if abs(rest) >= 0.0005 * window:
-        rows.append(("other (ranks of unequal length)", w.seconds(rest), w.share(rest / window)))
+        rows.append(("rest (not attributed)", w.seconds(rest), w.share(rest / window)))
     rows.append(("window", w.seconds(window), w.share(1.0)))
     yield Section("Where the time went (mean of the ranks)", ("", "time", "share"), tuple(rows))
 

@@ -1,6 +1,6 @@
 """One self-contained HTML page of saved runs: opens from disk without a network, and the same runs give the same bytes.
 
-plotly.js is inlined once; no font, script, image or icon is fetched. Nothing of a run reaches the page unescaped (see `htmlparts` and `plots`).
+plotly.js is inlined once; no font, script, image or icon is fetched. Nothing of a run reaches the page unescaped (see `htmlparts` and `plotstyle`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from html import escape
 
 from storagebench.errors import UsageError
-from storagebench.report import htmlparts, plots
+from storagebench.report import bars, curves, htmlparts
 from storagebench.report import wording as w
 from storagebench.report.load import LoadedRun
+from storagebench.report.plotstyle import labels
 from storagebench.report.style import CONTENT_POLICY, CSS, SCRIPT
 
 # id of the plot's box, heading, how to read it.
@@ -47,12 +48,12 @@ def as_html(loaded_runs: Sequence[LoadedRun]) -> str:
         raise UsageError("there is no run to report", "give at least one run folder")
     library = _plotly_js()
     summaries = [loaded.summary for loaded in loaded_runs]
-    names = plots.labels(summaries)
+    names = labels(summaries)
     figures = (
-        plots.utilisation(summaries, names),
-        plots.step_time(summaries, names),
-        plots.fetch_times(loaded_runs, names),
-        plots.throughput_over_time(loaded_runs, names),
+        bars.utilisation(summaries, names),
+        bars.step_time(summaries, names),
+        curves.fetch_times(loaded_runs, names),
+        curves.throughput_over_time(loaded_runs, names),
     )
     body = "".join(
         (

@@ -81,7 +81,8 @@ def waits(loaded: Sequence[LoadedRun], names: Sequence[str]) -> str:
     for run, name in zip(loaded, names, strict=True):
         times = fetch_distribution(run)
         if times is not None:
-            rows.append(f"<tr><td>{_text(name)}</td><td class='right'>{times.share_without_wait:.1%}</td><td>of {times.num_steps} steps</td></tr>")
+            figure = _figure(w.marked(w.share(times.share_without_wait), w.mark(run.summary)), True)
+            rows.append(f"<tr><td>{_text(name)}</td><td class='right'>{figure}</td><td>of {times.num_steps} steps</td></tr>")
     if not rows:
         return '<p class="soft">No step was measured.</p>'
     return f"<table class=small><thead><tr><th>run</th><th class='right'>did not wait at all</th><th></th></tr></thead><tbody>{''.join(rows)}</tbody></table>"

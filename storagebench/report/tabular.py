@@ -15,7 +15,7 @@ _LISTING: Final = {"listed": "listed_objects", "listing_s": "listing_s", "opened
 # Tables within a summary; they are in the JSON.
 _NESTED: Final = frozenset({"effective", "bad_samples", "per_epoch", "per_rank", "per_host", "findings"})
 # A spreadsheet takes a cell that starts so for a formula (OWASP, "CSV Injection").
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA_STARTS: Final = ("=", "+", "-", "@")
 
 
 def as_json(summaries: Sequence[Summary]) -> str:
@@ -58,6 +58,8 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
-        return "'" + value
+    if isinstance(value, str):
+        # On one line, since Python's writer leaves a lone carriage return unquoted and a reader takes it for the end of the row.
+        text = "".join(char if char.isprintable() else " " for char in value)
+        return "'" + text if text.lstrip().startswith(_FORMULA_STARTS) else text
     return repr(value) if isinstance(value, float) else str(value)

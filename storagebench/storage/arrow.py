@@ -60,7 +60,7 @@ class ArrowFiles:
             return DatasetError(f"{name} is missing", _HINT)
         if self._explain_s3 is not None and "AWS Error" in str(error):
             return self._explain_s3(error, key)
-        text = " ".join(str(error).split())[:200]
+        text = " ".join(str(error).split())[:200].rstrip(".")
         if isinstance(error, OSError) and error.errno is not None:  # pyarrow's own complaints about content are OSErrors without a number
             return StorageError(f"cannot read {name}: {os.strerror(error.errno)}", "check the path, its permissions and the device")
         return DatasetError(f"{name} is damaged: {text}", _HINT)

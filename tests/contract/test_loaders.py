@@ -6,6 +6,7 @@ which no format and no store has touched.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -345,9 +346,9 @@ def traces_of_life() -> tuple[list[str], list[str], list[str]]:
 
 
 def settled(before: tuple[list[str], list[str], list[str]]) -> tuple[list[str], list[str], list[str]]:
-    """What there is in the end; a queue's own thread needs a moment to see that it was closed."""
+    """What there is in the end; a queue's own thread, or a connection, needs a moment to see that it was closed."""
     end = time.monotonic() + 3
-    while (now := traces_of_life()) != before and time.monotonic() < end:
+    while without_numbers(now := traces_of_life()) != without_numbers(before) and time.monotonic() < end:
         time.sleep(0.02)
     return now
 
@@ -369,7 +370,12 @@ def test_close_leaves_nothing(cell: Cell, job: LoadJob, records: Any) -> None:
 
     cycle()  # clients keep a runtime for the life of the process
     before = traces_of_life()
+    if cell.kind == "s3":  # idle connections of the first cycle go with their client, and that with the garbage
+        gc.collect()
+        time.sleep(0.3)
+        before = traces_of_life()
     cycle()
+    gc.collect()
     assert without_numbers(settled(before)) == without_numbers(before)
 
 

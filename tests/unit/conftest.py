@@ -65,13 +65,14 @@ def _wait_ns(s: Scenario, rng: random.Random) -> int:
 
 
 def _run_dict(s: Scenario) -> dict[str, Any]:
+    num_samples = max(1, s.steps * s.batch_size * s.world_size)
     sections = {
-        "dataset": {"format": s.format, "num_samples": s.steps * s.batch_size * s.world_size, "record_length_bytes": RECORD_BYTES},
+        "dataset": {"format": s.format, "num_samples": num_samples, "record_length_bytes": RECORD_BYTES},
         "loader": {"name": s.loader},
         "train": {"batch_size": s.batch_size, "epochs": s.epochs, "compute_time_s": {"h100": s.compute_ms / 1e3}},
         "run": {"accelerator": "h100", "num_accelerators": s.world_size, "decode": s.decode_asked, "cache": s.cache},
     }
-    record_bytes = s.steps * s.batch_size * s.world_size * RECORD_BYTES
+    record_bytes = num_samples * RECORD_BYTES
     return {
         "schema_version": 1,
         "run_id": s.run_id,
@@ -87,7 +88,7 @@ def _run_dict(s: Scenario) -> dict[str, Any]:
             "digest": "sha256:0123456789abcdef",
             "format": s.format,
             "payload": "bytes",
-            "num_samples": s.steps * s.batch_size * s.world_size,
+            "num_samples": num_samples,
             "num_shards": 64,
             "record_bytes": record_bytes,
             "stored_bytes": record_bytes + 64_000,

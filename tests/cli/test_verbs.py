@@ -1,0 +1,186 @@
+"""Golden text and exit codes of the verbs; stdout carries the result and nothing else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HELP = """\
+Usage: storagebench [OPTIONS] COMMAND [ARGS]...
+
+  Does this storage, through this loader, keep N accelerators busy, and if
+  not, what is in the way?
+
+Options:
+  --version   Show the version and exit.
+  --debug     Show tracebacks and the launcher's log.
+  -h, --help  Show this message and exit.
+
+Verbs:
+  list      What is there: workloads, loaders, formats, storage, accelerators.
+  plan      What would a run do and need; touches no storage.
+  generate  Make a synthetic dataset: parallel, resumable, the same for the
+            same seed.
+  import    Make a benchmark dataset out of real data.
+  verify    Is every shard whole, every sample's checksum right.
+  run       Measure: AU, throughput, stalls, for one loader; writes a run
+            folder.
+  report    Text, JSON, CSV or HTML out of saved runs.
+  serve-s3  A real S3 endpoint on loopback, for trying things out.
+  demo      All of it at a small size, ending in a table and an HTML page.
+"""
+
+ACCELERATORS = """\
+accelerators:
+  name  workload   compute_time_s  samples_per_s  demand_mb_per_s  profile
+  a100  cosmoflow  0.00551         181.5          513.3            mlperf-storage
+  h100  cosmoflow  0.0035          285.7          808.1            mlperf-storage
+  a100  quick      0.04            400            26.21            storagebench
+  h100  quick      0.02            800            52.43            storagebench
+  b200  quick      0.01            1600.0         104.9            storagebench
+  a100  resnet50   0.435           919.5          105.4            mlperf-storage
+  h100  resnet50   0.224           1785.7         204.8            mlperf-storage
+  a100  unet3d     0.636           11.01          1613.5           mlperf-storage
+  h100  unet3d     0.323           21.67          3177.1           mlperf-storage
+  b200  unet3d     0.162           43.21          6334.6           mlperf-storage
+"""
+
+PLAN_HEAD = """\
+accelerators   2, 323 ms of compute a step
+steps          60 on each rank (12 an epoch of global batch 14)
+samples        168 an epoch, 0 dropped at its end
+dataset        24.6 GB of records, 147 MB each on average
+demand         6354.2 MB/s, 43.3 samples/s at AU 1
+compute alone  19.4 s on each rank
+"""
+
+
+def test_help(cli: Any) -> None:
+    result = cli("--help")
+    assert (result.returncode, result.stdout, result.stderr) == (0, HELP, "")
+
+
+@pytest.mark.parametrize("verb", ["list", "plan", "generate", "import", "verify", "run", "report", "serve-s3", "demo"])
+def test_each_verb_has_help(verb: str, cli: Any) -> None:
+    result = cli(verb, "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"Usage: storagebench {verb} ")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from storagebench.cli import run_program; run_program(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for heavy in ("torch", "pyarrow", "numpy", "pydantic", "rich", "plotly", "fsspec", "obstore", "psutil", "yaml"):
+        assert f"'{heavy}'" not in result.stderr, heavy
+
+
+@pytest.mark.parametrize("topic", ["workloads", "loaders", "formats", "storage", "accelerators"])
+def test_list_imports_no_adapter(topic: str) -> None:
+    code = f"import sys; from storagebench.cli import run_program; run_program(['list', '{topic}']); print(sorted(sys.modules), file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for heavy in ("torch", "pyarrow", "webdataset", "s3fs", "obstore", "PIL"):
+        assert f"'{heavy}'" not in result.stderr, heavy
+
+
+def test_list_accelerators(cli: Any) -> None:
+    result = cli("list", "accelerators")
+    assert (result.returncode, result.stdout, result.stderr) == (0, ACCELERATORS, "")
+
+
+def test_list_as_json_has_all_topics(cli: Any) -> None:
+    topics = json.loads(cli("list", "--json").stdout)
+    assert list(topics) == ["workloads", "loaders", "formats", "storage", "accelerators"]
+    assert {row["name"] for row in topics["loaders"]} >= {"null", "files", "parquet", "webdataset", "s3", "direct"}
+
+
+def test_plan(cli: Any) -> None:
+    result = cli("plan", "unet3d", "--accelerator", "h100", "--num-accelerators", "2")
+    assert result.returncode == 0
+    assert result.stdout.startswith(PLAN_HEAD)
+    rows = {" ".join(line.split()) for line in result.stdout.splitlines()}
+    assert "train.batch_size 7 (unet3d.yaml:18)" in rows
+    assert "run.num_accelerators 2 (--num-accelerators)" in rows
+    assert "run.cache cold (default)" in rows
+
+
+def test_plan_scales_without_editing_the_workload(cli: Any) -> None:
+    plan = json.loads(cli("plan", "cosmoflow", "--accelerator", "a100", "--scale", "0.001", "--json").stdout)
+    assert plan["config"]["dataset"]["num_samples"] == 524
+    assert plan["provenance"]["dataset.num_samples"] == "--scale 0.001"
+    assert cli("plan", "cosmoflow", "--accelerator", "a100", "--scale", "0.1", "--num-samples", "5").returncode == 2
+
+
+def test_generate_run_report_through_the_command_line(cli: Any, tmp_path: Path) -> None:
+    data, results = str(tmp_path / "data"), str(tmp_path / "results")
+    made = cli("generate", "quick", "--format", "npy", "--payload", "bytes", "--num-samples", "96", "--num-subfolders", "4", "--data-dir", data, "--json")
+    facts = json.loads(made.stdout)
+    assert (made.returncode, facts["num_samples"], facts["num_shards"], facts["format"]) == (0, 96, 96, "npy")
+    assert sorted(path.name for path in (tmp_path / "data" / "shards").iterdir()) == ["0000", "0001", "0002", "0003"]
+    again = cli("generate", "quick", "--format", "npy", "--payload", "bytes", "--num-samples", "96", "--num-subfolders", "4", "--data-dir", data, "--json")
+    assert json.loads(again.stdout)["digest"] == facts["digest"]
+    run = cli("run", "quick", "--data-dir", data, "--results-dir", results, "--run-id", "a", "--compute-time", "5ms", "--batch-size", "8", "--json",
+              "--null-duration", "0.1", "--remainder", "keep", "--verify", "full", "--listing", "list")  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    summary = json.loads(run.stdout)
+    summary = summary[0] if isinstance(summary, list) else summary
+    assert summary["delivered_bytes"] == 2 * facts["record_bytes"]
+    assert summary["verified_samples"] == summary["samples"] == 192
+    assert (summary["missing_samples"], summary["duplicate_samples"], summary["dropped_samples"], summary["checksum_errors"]) == (0, 0, 0, 0)
+    assert summary["valid"] is True
+    assert summary["listing"]["listed"] == 96
+    saved = (tmp_path / "results" / "a" / "summary.json").read_bytes()
+    (tmp_path / "results" / "a" / "summary.json").unlink()
+    report = cli("report", str(tmp_path / "results" / "a"), "--html", str(tmp_path / "page.html"))
+    assert report.returncode == 0, report.stderr
+    assert (tmp_path / "results" / "a" / "summary.json").read_bytes() == saved
+    assert "AU" in report.stdout
+    assert (tmp_path / "page.html").stat().st_size > 1_000_000  # plotly is inside
+    assert cli("report", results, "--csv").stdout.count("\n") == 2
+
+
+DESIGN_KEYS = """
+schema_version run_id status valid exit_code workload accelerator loader format storage cache decode decode_asked
+world_size num_hosts batch_size epochs measured_steps warmup_steps
+au_nominal au_uncorrected au_uncertainty au_measured au_null samples_per_s delivered_bytes_per_s
+samples delivered_bytes handover_bytes storage_bytes device_read_bytes cached_fraction_before cached_fraction_served read_amplification
+wall_s harness_s startup_s time_to_first_batch_s compute_s fetch_s sync_wait_s sync_cost_s host_delay_s fetch_quantiles_s step_quantiles_s
+cpu_s cpu_s_per_gb peak_rss_bytes ceiling_bytes_per_s fraction_of_ceiling
+bottleneck verified_samples checksum_errors duplicate_samples missing_samples dropped_samples
+per_epoch per_rank per_host findings
+""".split()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_null_loader_shows_the_harness_and_the_summary_has_every_key(ranks: int, cli: Any, make_dataset: Any, tmp_path: Path) -> None:
+    path, _ = make_dataset()
+    for milliseconds in (1, 10):
+        result = cli("run", "quick", "--data-dir", path, "--loader", "null", "--compute-time", f"{milliseconds}ms", "--num-accelerators", str(ranks),
+                     "--results-dir", str(tmp_path), "--run-id", f"n{milliseconds}", "--batch-size", "4", "--null-duration", "0.5")  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        summary = json.loads((tmp_path / f"n{milliseconds}" / "summary.json").read_text())
+        assert [key for key in DESIGN_KEYS if key not in summary] == []
+        assert 0.2 < summary["au_null"] <= 1.0
+        assert "of the null loader" in result.stdout
+        assert summary["storage_bytes"] == 0
+
+
+def test_import_of_a_folder(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "source" / "cats").mkdir(parents=True)
+    (tmp_path / "source" / "dogs").mkdir()
+    for index in range(6):
+        (tmp_path / "source" / ("cats" if index % 2 else "dogs") / f"{index}.bin").write_bytes(bytes([index]) * (100 + index))
+    result = cli("import", str(tmp_path / "source"), "--data-dir", str(tmp_path / "data"), "--format", "webdataset", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["record_bytes"] == sum(100 + index for index in range(6))
+    assert cli("verify", "--data-dir", str(tmp_path / "data")).returncode == 0
+
+
+def test_debug_shows_the_traceback(cli: Any, tmp_path: Path) -> None:
+    result = cli("--debug", "verify", "--data-dir", str(tmp_path))
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
