@@ -58,7 +58,8 @@ class ParquetRun:
 
     At most `prefetch_batches` batches are ready or in flight ahead of the consumer. Row groups are read in the order of the plan, up to the last one
     that these batches need: with a shuffle buffer of s samples that is never further than s samples and a row group ahead of the last of them. The
-    threads of one pool both read row groups and take batches (cut into pieces) through the decode level; none waits for another.
+    threads of one pool both read row groups and take batches (cut into pieces) through the decode level; none waits for another. The span fetch has
+    reading and parsing of row groups, which pyarrow does in one call.
     """
 
     def __init__(self, job: LoadJob) -> None:
@@ -215,7 +216,7 @@ class ParquetRun:
             "pre_buffer": True,
             "page_checksum_verification": False,
             "pyarrow": str(pa.__version__),
-            "notes": ["the span fetch has reading and decoding of row groups, which pyarrow does in one call"],
+            "notes": [],
         }
 
     def close(self) -> None:

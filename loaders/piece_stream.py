@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from storagebench.errors import RankError, StorageBenchError
 from storagebench.loaders.delivery import Piece, ProcessCounters, ProcessMeter
-from storagebench.loaders.packed import Packed
 from storagebench.process import die_with_parent, fork_server_context
 
 
@@ -29,7 +28,7 @@ def identity(value: Any) -> Any:
     return value
 
 
-def finished(piece: Piece, data: Packed, meter: ProcessMeter) -> Piece:
+def finished(piece: Piece, data: Sequence[Any], meter: ProcessMeter) -> Piece:
     """The piece as it leaves the worker, with all that the worker has counted so far."""
     info = torch.utils.data.get_worker_info()
     return replace(piece, data=data, finished_ns=time.monotonic_ns(), worker=info.id if info else 0, counters=meter.read())
@@ -85,8 +84,8 @@ class PieceStream:
             piece: Piece | StorageBenchError = next(self._iterator)
         except StopIteration:
             return None
-        except RuntimeError as error:
-            raise RankError(f"a loader worker died: {str(error).splitlines()[0]}", "look for the kernel's OOM killer, or a signal sent by hand") from error
+        except (RuntimeError, OSError, EOFError) as error:  # the latter two where its memory is asked for and it is gone
+            raise RankError(f"a loader worker died: {str(error).split(chr(10))[0]}", "look for the kernel's OOM killer, or a signal sent by hand") from error
         if isinstance(piece, Piece):
             self._counters[piece.worker] = piece.counters
         return piece

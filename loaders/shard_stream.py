@@ -12,7 +12,6 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from copy import copy
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -115,6 +114,8 @@ class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not t
 
     def _finish(self, ids: Indices, records: list[memoryview], fetch_s: float, meter: ProcessMeter) -> Piece:
         piece = self._deliverer.deliver_records(ids, records, {"fetch": fetch_s})
+        if torch.utils.data.get_worker_info() is None:
+            return finished(piece, piece.data, meter)
         begin = time.perf_counter()
         data = pack(piece.data)
         piece.spans_s["handover"] = time.perf_counter() - begin
@@ -122,7 +123,7 @@ class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not t
 
     def _last_piece(self, meter: ProcessMeter) -> Piece:
         nothing = np.empty(0, np.int64)
-        return replace(finished(Piece(nothing, [], nothing, nothing, None, None, {}, 0), pack([]), meter), data=[])
+        return finished(Piece(nothing, [], nothing, nothing, None, None, {}, 0), [], meter)
 
     def _samples(self, shards: Indices, epoch: int, worker: int) -> Generator[tuple[int, memoryview]]:
         """(sample id, record) of these shards, through the library's shuffle buffer."""

@@ -54,6 +54,8 @@ class PieceDataset(Dataset[Any]):  # type: ignore[misc]
         begin = time.perf_counter()
         tensor, memory, stored = self._fetch(store, extents)
         piece = deliverer.deliver_stored(ids, stored, time.perf_counter() - begin)
+        if torch.utils.data.get_worker_info() is None:
+            return finished(piece, piece.data, self._meter)
         begin = time.perf_counter()
         data = pack(piece.data) if deliverer.level >= 3 else pack_in_place(tensor, memory, piece.data)
         piece.spans_s["handover"] = time.perf_counter() - begin

@@ -242,7 +242,9 @@ def _first_batch_s(trace: Trace) -> float | None:
     first = next((step for step in trace.steps if step.kind in ("warmup", "step")), None)
     if not opened or not starts or first is None:
         return None
-    return (opened[0]["open_end_ns"] - opened[0]["open_begin_ns"] + first.got_ns - starts[0]["start_ns"]) / 1e9
+    opening_ns: int = opened[0]["open_end_ns"] - opened[0]["open_begin_ns"]
+    fetching_ns: int = first.got_ns - starts[0]["start_ns"]
+    return (opening_ns + fetching_ns) / 1e9
 
 
 def _sync_costs_ns(ranks: Sequence[Trace]) -> int:

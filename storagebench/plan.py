@@ -99,6 +99,7 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
         planned = min(planned, workload.run.max_steps)
     workers, _, _ = split_work(workload.loader.prefetch_batches, workload.loader.num_workers, batch_size)
     batch_bytes = round(batch_size * (mean + (largest - mean) / batch_size**0.5))
+    buffer_bytes = _shuffle_buffer_bytes(workload, info, num_samples // world_size, mean)
     in_flight = workload.loader.prefetch_batches + 1  # and the one that the accelerator holds
     process_workers = workers if info.workers == "processes" else 0
     base = RANK_BASE_BYTES + (RANK_TORCH_BYTES if info.needs_torch or world_size > 1 else 0) + process_workers * WORKER_BASE_BYTES
@@ -120,10 +121,17 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
         workers_per_rank=workers,
         prefetch_batches=workload.loader.prefetch_batches,
         batch_bytes=batch_bytes,
-        memory_bytes=world_size * (base + data_bytes),
+        memory_bytes=world_size * (base + data_bytes + buffer_bytes),
         shared_memory_bytes=world_size * data_bytes if process_workers else 0,
         descriptors=_DESCRIPTORS_OF_A_PROCESS + in_flight * (workers + 1) * 2,
     )
+
+
+def _shuffle_buffer_bytes(workload: Workload, info: LoaderInfo, samples_of_rank: int, mean_record_bytes: float) -> int:
+    """What a rank's shuffle buffer holds, for loaders that read shards in sequence; half as much again for the row groups that it pins."""
+    if info.unit == "sample" or not workload.loader.shuffle:
+        return 0
+    return round(1.5 * min(workload.loader.shuffle_buffer, samples_of_rank) * mean_record_bytes)
 
 
 def _check_steps(steps: int, num_samples: int, batch_size: int, world_size: int, unit: str) -> None:

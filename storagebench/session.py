@@ -20,7 +20,7 @@ from storagebench.checks.judge import write_summary
 from storagebench.clock import SystemClock
 from storagebench.configfile import Configured
 from storagebench.engine import Engine, EngineJob
-from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError, StorageError
+from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, RankError, StorageBenchError, UsageError
 from storagebench.launch import Interrupted, Outcome, handling_signals, rank_failure, run_ranks
 from storagebench.loaders.null import NullLoader
 from storagebench.manifest import Dataset, load_dataset
@@ -89,7 +89,7 @@ def prepare(request: Request) -> Path:
     plan = make_plan(workload, workload.run.num_accelerators, dataset)
     refuse_if_too_large(plan, host.free(), workload.run.memory_limit_fraction)
     if spec.kind == "memory" and (plan.world_size > 1 or (info.workers == "processes" and workload.loader.num_workers)):
-        raise StorageError("a dataset in memory:// lives in one process", "use one accelerator and --num-workers 0, or a path")
+        raise UsageError("a dataset in memory:// lives in one process", "use one accelerator and --num-workers 0, or a path")
     run_dir = create_run_dir(request.results_dir, request.run_id)
     clock = SystemClock()
     write_json(
@@ -145,8 +145,6 @@ def _ranges_note(store: Store, spec: StoreSpec) -> str | None:
 def _refuse_missing(info: LoaderInfo, name: str) -> None:
     missing = missing_modules(info.needs)
     if missing:
-        from storagebench.errors import RankError
-
         raise RankError(f"loader {name} needs {', '.join(missing)}, which is not installed", f"pip install 'storagebench[{name}]'")
 
 

@@ -192,7 +192,7 @@ def test_a_full_disk_while_generating_and_going_on_after_it(cli: Any, small_disk
     arguments = ["generate", "quick", "--format", "npz", "--payload", "bytes", "--num-samples", "200", "--record-length", "64kB", "--data-dir"]
     assert_error(cli(*arguments, str(small_disk / "d")), 4, "No space left on device")
     assert not (small_disk / "d" / "manifest.json").exists()
-    assert not [path for path in small_disk.rglob("*.part-*")]
+    assert not list(small_disk.rglob("*.part-*"))
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     assert cli(*arguments, str(small_disk / "d")).returncode == 0
     assert cli("verify", "--data-dir", str(small_disk / "d")).returncode == 0

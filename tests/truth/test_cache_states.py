@@ -1,0 +1,74 @@
+"""Cold is cold and warm is warm: what the kernel read from the device, over all ranks and workers, against what the loader read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+FORMATS = {"files": "jpeg", "parquet": "parquet", "webdataset": "webdataset", "direct": "npz"}
+
+
+@pytest.fixture(scope="session")
+def on_disk(make_dataset: Any) -> dict[str, str]:
+    """A dataset of 34 MB a format, far smaller than RAM, on a file system with a block device under it."""
+    paths = {}
+    for form in set(FORMATS.values()):
+        path, _ = make_dataset(format=form, num_samples=512, record_length_bytes=65536, record_length_bytes_stdev=8192, samples_per_shard=8)
+        paths[form] = path
+    mounts = sorted(psutil.disk_partitions(all=True), key=lambda part: len(part.mountpoint))
+    kind = [part.fstype for part in mounts if Path(path).is_relative_to(part.mountpoint)][-1]
+    if kind in ("tmpfs", "ramfs", "overlay"):
+        pytest.skip(f"the temporary folder lies on {kind}, whose reads no device counts (set TMPDIR)")
+    return paths
+
+
+def run(cli: Any, dataset: str, results: Path, loader: str, cache: str, ranks: int = 2) -> dict[str, Any]:
+    result = cli("run", "quick", "--data-dir", dataset, "--results-dir", str(results), "--run-id", f"{loader}-{cache}", "--loader", loader, "--cache", cache,
+                 "--num-accelerators", str(ranks), "--compute-time", "2ms", "--epochs", "3", "--remainder", "keep", "--null-duration", "0",
+                 "--verify", "full")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return dict(json.loads((results / f"{loader}-{cache}" / "summary.json").read_text()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loader", list(FORMATS))
+def test_cold_reads_the_device_and_warm_does_not(loader: str, cli: Any, on_disk: dict[str, str], tmp_path: Path) -> None:
+    cold = run(cli, on_disk[FORMATS[loader]], tmp_path, loader, "cold")
+    assert [row["epoch"] for row in cold["per_epoch"]] == [0, 1, 2]
+    for row in cold["per_epoch"]:
+        assert 0.99 <= row["device_read_bytes"] / row["storage_bytes"] <= 1.2, row
+        assert row["cached_fraction_before"] == 0.0
+        assert row["cache_method"] in ("cachestat", "mincore")
+        assert row["metadata_cache"] == "warm"
+    assert (cold["valid"], cold["missing_samples"], cold["duplicate_samples"]) == (True, 0, 0)
+    warm = run(cli, on_disk[FORMATS[loader]], tmp_path, loader, "warm")
+    for row in warm["per_epoch"]:
+        assert row["device_read_bytes"] / row["storage_bytes"] <= 0.01, row
+        assert row["cached_fraction_before"] == 1.0
+    assert warm["valid"] is True
+
+
+@pytest.mark.parametrize("loader", ["files", "direct"])
+def test_direct_goes_around_the_cache(loader: str, cli: Any, on_disk: dict[str, str], tmp_path: Path) -> None:
+    summary = run(cli, on_disk[FORMATS[loader]], tmp_path, loader, "direct", ranks=1)
+    for row in summary["per_epoch"]:
+        assert 0.99 <= row["device_read_bytes"] / row["storage_bytes"] <= 1.2, row
+    assert summary["valid"] is True
+
+
+def test_a_loader_that_cannot_go_direct_is_refused(cli: Any, on_disk: dict[str, str], tmp_path: Path) -> None:
+    result = cli("run", "quick", "--data-dir", on_disk["parquet"], "--results-dir", str(tmp_path), "--loader", "parquet", "--cache", "direct",
+                 "--compute-time", "2ms")  # fmt: skip
+    assert result.returncode == 2
+    assert "error: --cache direct needs O_DIRECT, which loader parquet on posix storage cannot do" in result.stderr
+
+
+def test_cached_data_that_is_called_as_is_is_marked(cli: Any, on_disk: dict[str, str], tmp_path: Path) -> None:
+    run(cli, on_disk["npz"], tmp_path, "direct", "warm", ranks=1)
+    summary = run(cli, on_disk["npz"], tmp_path, "direct", "as-is", ranks=1)
+    assert "CACHED" in [finding["code"] for finding in summary["findings"]]
+    assert summary["cached_fraction_served"] > 0.9
