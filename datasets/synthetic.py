@@ -30,9 +30,7 @@ class SyntheticSource:
         self._spec = spec
         self.payload: str = spec.payload
         self.num_samples = spec.num_samples
-        self.approx_bytes: NDArray[np.int64] = record_lengths(
-            spec.seed, spec.num_samples, spec.record_length_bytes, spec.record_length_bytes_stdev
-        )
+        self.approx_bytes: NDArray[np.int64] = record_lengths(spec.seed, spec.num_samples, spec.record_length_bytes, spec.record_length_bytes_stdev)
         self._generator = PayloadGenerator(spec.seed, spec.compressibility)
         self._buffers = threading.local()
         self._longest = int(self.approx_bytes.max())

@@ -245,4 +245,3 @@ def join(pieces: Sequence[Piece], queue_level: int | None) -> Batch:
 
 def _or_zeros(values: Any, piece: Piece, dtype: Any) -> Any:
     return np.zeros(len(piece.sample_ids), dtype) if values is None else values
-

@@ -85,7 +85,9 @@ class PieceStream:
         except StopIteration:
             return None
         except (RuntimeError, OSError, EOFError) as error:  # the latter two where its memory is asked for and it is gone
-            raise RankError(f"a loader worker died: {str(error).split(chr(10))[0]}", "look for the kernel's OOM killer, or a signal sent by hand") from error
+            raise RankError(
+                f"a loader worker died: {str(error).split(chr(10))[0]}", "look for the kernel's OOM killer, or a signal sent by hand"
+            ) from error
         if isinstance(piece, Piece):
             self._counters[piece.worker] = piece.counters
         return piece

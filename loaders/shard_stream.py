@@ -150,7 +150,9 @@ class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not t
         except FileNotFoundError:
             raise DatasetError(f"shard {name} is missing in {self._job.store.url}", _HINT) from None
         except OSError as error:
-            raise StorageError(f"cannot read shard {name} in {self._job.store.url}: {error.strerror}", "check its permissions and the device") from None
+            raise StorageError(
+                f"cannot read shard {name} in {self._job.store.url}: {error.strerror}", "check its permissions and the device"
+            ) from None
         except _DAMAGES as error:
             raise DatasetError(f"shard {name} does not read as the tar file it was: {error.args[0] if error.args else error}", _HINT) from None
         finally:

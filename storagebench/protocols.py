@@ -59,14 +59,10 @@ class IOCounters:
     errors: int = 0
 
     def __add__(self, other: IOCounters) -> IOCounters:
-        return IOCounters(
-            self.num_bytes + other.num_bytes, self.requests + other.requests, self.retries + other.retries, self.errors + other.errors
-        )
+        return IOCounters(self.num_bytes + other.num_bytes, self.requests + other.requests, self.retries + other.retries, self.errors + other.errors)
 
     def __sub__(self, other: IOCounters) -> IOCounters:
-        return IOCounters(
-            self.num_bytes - other.num_bytes, self.requests - other.requests, self.retries - other.retries, self.errors - other.errors
-        )
+        return IOCounters(self.num_bytes - other.num_bytes, self.requests - other.requests, self.retries - other.retries, self.errors - other.errors)
 
 
 class Sink(Protocol):

@@ -36,7 +36,15 @@ def cli() -> Cli:
 
     def run(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, **(env or {})}
-        return subprocess.run([sys.executable, "-P", "-m", "storagebench", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "storagebench", *arguments],
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
 
     return run
 
@@ -49,7 +57,12 @@ def make_dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tupl
     def make(**fields: Any) -> tuple[str, Dataset]:
         key = tuple(sorted(fields.items()))
         if key not in made:
-            defaults = {"format": "npz", "payload": "jpeg" if fields.get("format") == "jpeg" else "bytes", "num_samples": 64, "record_length_bytes": 5000}
+            defaults = {
+                "format": "npz",
+                "payload": "jpeg" if fields.get("format") == "jpeg" else "bytes",
+                "num_samples": 64,
+                "record_length_bytes": 5000,
+            }
             overrides = [(f"dataset.{name}", value, "test") for name, value in {**defaults, "record_length_bytes_stdev": 500, **fields}.items()]
             path = str(tmp_path_factory.mktemp("dataset"))
             made[key] = path, generate(load_workload("quick", overrides).workload, open_store(path))

@@ -105,7 +105,11 @@ def cache_state(s: Summary, run: Summary) -> Iterator[Finding]:
             "SERVER_CACHE_UNKNOWN", "the server's own cache cannot be seen or dropped from here", "use a dataset larger than the server's memory"
         )
     elif served is None and s["samples"] and asked in ("cold", "warm"):
-        yield _warning("CACHE_UNPROVEN", f"device reads are not known or exceed the bytes read, so {asked} is not proved", "see read_amplification")
+        yield _warning(
+            "CACHE_UNPROVEN",
+            f"device reads are not known or exceed the bytes read, so {asked} is not proved",
+            "compare `device over storage` in the report; a ratio above 1.2 means that others read, or that reads are amplified",
+        )
     filesystem = (run["host"].get("data_filesystem") or {}).get("type")
     if filesystem in ("tmpfs", "ramfs"):
         yield _error("RAM_BACKED", f"the dataset lies on {filesystem}: this is memory, not storage", "use a --data-dir on the storage to be measured")

@@ -1,4 +1,7 @@
-"""The table of runs as plain cells: one list of columns for text and HTML, so that both say the same."""
+"""The table of runs as plain cells: one list of columns for text and HTML, so that both say the same.
+
+The decode level is no column: it heads each table, since levels never share one.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,6 @@ COLUMNS = (
     Column("loader", False, lambda s: w.printable(s["loader"])),
     Column("format", False, lambda s: w.printable(s["format"])),
     Column("storage", False, lambda s: w.printable(s["storage"])),
-    Column("decode", False, lambda s: w.printable(s["decode"])),
     Column("AU", True, lambda s: w.utilisation(s["au_nominal"], s["au_threshold"]), headline=True),
     Column("threshold", False, w.against_threshold),
     Column("AU null", False, lambda s: w.utilisation(s["au_null"])),

@@ -33,7 +33,7 @@ def fetch_times(loaded: Sequence[LoadedRun], names: Sequence[str]) -> Figure:
     chart = layout("fetch time of a step", 420)
     powers = range(round(math.log10(low)), round(math.log10(high)) + 1)
     ticks = {"tickvals": [10.0**power for power in powers], "ticktext": [w.seconds(10.0**power) for power in powers]}
-    chart["xaxis"] |= {"type": "log", "range": [math.log10(low), math.log10(high)], **ticks}
+    chart["xaxis"] |= {"type": "log", "range": [math.log10(low), math.log10(high) + 0.002], **ticks}
     chart["yaxis"] = y_axis("share of steps", range=[0, 1.02], tickformat=".0%")
     if compute_s >= low:
         chart |= _compute_line(compute_s)

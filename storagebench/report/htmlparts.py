@@ -36,7 +36,7 @@ def run_tables(summaries: Sequence[Summary], names: Sequence[str]) -> str:
     """The table of runs, one for each effective decode level, with the meaning of the marks."""
     blocks = []
     for level, indices in w.by_decode(summaries):
-        head = "".join(f"<th{_right(column.heading)}>{escape(column.heading)}</th>" for column in COLUMNS if column.heading != "decode")
+        head = "".join(f"<th{_right(column.heading)}>{escape(column.heading)}</th>" for column in COLUMNS)
         body = "".join(_run_row(index, summaries[index], names[index]) for index in indices)
         table = f'<table class="runs"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
         blocks.append(f'<h3>Decode level: {_text(level)}</h3><div class="card scroll">{table}</div>')
@@ -49,8 +49,6 @@ def _run_row(index: int, summary: Summary, name: str) -> str:
     for column, cell in zip(COLUMNS, cells(summary), strict=True):
         if column.heading == "run":
             row.append(f'<td><a href="#run-{index}">{_text(name)}</a></td>')
-        elif column.heading == "decode":  # it is the heading of the table
-            continue
         elif column.heading == "validity":
             row.append(f'<td><span class="{cell if cell == "ok" else "chip " + cell}">{escape(cell)}</span></td>')
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import websocket
 
@@ -93,9 +95,21 @@ def page(tmp_path: Path) -> Iterator[Page]:
     finally:
         if tab is not None:
             tab.close()
-        os.killpg(browser.pid, signal.SIGKILL)
-        browser.wait(timeout=10)
+        _kill(browser)
         log.close()
+
+
+def _kill(browser: subprocess.Popen[bytes]) -> None:
+    """The browser and its descendants, some of which lead a process group of their own; returns when all are gone."""
+    family = psutil.Process(browser.pid).children(recursive=True) if browser.poll() is None else []
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(browser.pid, signal.SIGKILL)
+    browser.wait(timeout=10)
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
 
 
 def _tab_url(profile: Path, browser: subprocess.Popen[bytes]) -> str:

@@ -40,7 +40,9 @@ def free_port() -> int:
 def test_commands_run(block: str, place: Path) -> None:
     script = block.replace("/mnt/", f"{place}/mnt/").replace("9444", str(free_port()))
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    result = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=place, env=environment, capture_output=True, text=True, timeout=170, check=False)
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=place, env=environment, capture_output=True, text=True, timeout=170, check=False
+    )
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
 

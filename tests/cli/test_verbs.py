@@ -117,11 +117,15 @@ def test_plan_scales_without_editing_the_workload(cli: Any) -> None:
 
 def test_generate_run_report_through_the_command_line(cli: Any, tmp_path: Path) -> None:
     data, results = str(tmp_path / "data"), str(tmp_path / "results")
-    made = cli("generate", "quick", "--format", "npy", "--payload", "bytes", "--num-samples", "96", "--num-subfolders", "4", "--data-dir", data, "--json")
+    made = cli(
+        "generate", "quick", "--format", "npy", "--payload", "bytes", "--num-samples", "96", "--num-subfolders", "4", "--data-dir", data, "--json"
+    )
     facts = json.loads(made.stdout)
     assert (made.returncode, facts["num_samples"], facts["num_shards"], facts["format"]) == (0, 96, 96, "npy")
     assert sorted(path.name for path in (tmp_path / "data" / "shards").iterdir()) == ["0000", "0001", "0002", "0003"]
-    again = cli("generate", "quick", "--format", "npy", "--payload", "bytes", "--num-samples", "96", "--num-subfolders", "4", "--data-dir", data, "--json")
+    again = cli(
+        "generate", "quick", "--format", "npy", "--payload", "bytes", "--num-samples", "96", "--num-subfolders", "4", "--data-dir", data, "--json"
+    )
     assert json.loads(again.stdout)["digest"] == facts["digest"]
     run = cli("run", "quick", "--data-dir", data, "--results-dir", results, "--run-id", "a", "--compute-time", "5ms", "--batch-size", "8", "--json",
               "--null-duration", "0.1", "--remainder", "keep", "--verify", "full", "--listing", "list")  # fmt: skip
@@ -143,7 +147,68 @@ def test_generate_run_report_through_the_command_line(cli: Any, tmp_path: Path) 
     assert cli("report", results, "--csv").stdout.count("\n") == 2
 
 
-DESIGN_KEYS = ["schema_version", "run_id", "status", "valid", "exit_code", "workload", "accelerator", "loader", "format", "storage", "cache", "decode", "decode_asked", "world_size", "num_hosts", "batch_size", "epochs", "measured_steps", "warmup_steps", "au_nominal", "au_uncorrected", "au_uncertainty", "au_measured", "au_null", "samples_per_s", "delivered_bytes_per_s", "samples", "delivered_bytes", "handover_bytes", "storage_bytes", "device_read_bytes", "cached_fraction_before", "cached_fraction_served", "read_amplification", "wall_s", "harness_s", "startup_s", "time_to_first_batch_s", "compute_s", "fetch_s", "sync_wait_s", "sync_cost_s", "host_delay_s", "fetch_quantiles_s", "step_quantiles_s", "cpu_s", "cpu_s_per_gb", "peak_rss_bytes", "ceiling_bytes_per_s", "fraction_of_ceiling", "bottleneck", "verified_samples", "checksum_errors", "duplicate_samples", "missing_samples", "dropped_samples", "per_epoch", "per_rank", "per_host", "findings"]
+DESIGN_KEYS = [
+    "schema_version",
+    "run_id",
+    "status",
+    "valid",
+    "exit_code",
+    "workload",
+    "accelerator",
+    "loader",
+    "format",
+    "storage",
+    "cache",
+    "decode",
+    "decode_asked",
+    "world_size",
+    "num_hosts",
+    "batch_size",
+    "epochs",
+    "measured_steps",
+    "warmup_steps",
+    "au_nominal",
+    "au_uncorrected",
+    "au_uncertainty",
+    "au_measured",
+    "au_null",
+    "samples_per_s",
+    "delivered_bytes_per_s",
+    "samples",
+    "delivered_bytes",
+    "handover_bytes",
+    "storage_bytes",
+    "device_read_bytes",
+    "cached_fraction_before",
+    "cached_fraction_served",
+    "read_amplification",
+    "wall_s",
+    "harness_s",
+    "startup_s",
+    "time_to_first_batch_s",
+    "compute_s",
+    "fetch_s",
+    "sync_wait_s",
+    "sync_cost_s",
+    "host_delay_s",
+    "fetch_quantiles_s",
+    "step_quantiles_s",
+    "cpu_s",
+    "cpu_s_per_gb",
+    "peak_rss_bytes",
+    "ceiling_bytes_per_s",
+    "fraction_of_ceiling",
+    "bottleneck",
+    "verified_samples",
+    "checksum_errors",
+    "duplicate_samples",
+    "missing_samples",
+    "dropped_samples",
+    "per_epoch",
+    "per_rank",
+    "per_host",
+    "findings",
+]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

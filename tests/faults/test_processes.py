@@ -25,7 +25,9 @@ END_WITHIN_S = 10
 @contextmanager
 def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The command in a session of its own, as a terminal would have it; killed at the end of the block."""
-    process = subprocess.Popen([sys.executable, "-P", "-m", "storagebench", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "storagebench", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         yield process
     finally:

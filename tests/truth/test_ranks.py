@@ -96,7 +96,9 @@ def test_a_stopped_rank_only_costs_its_time(make_dataset: Any, tmp_path: Path) -
 def test_one_rank_of_direct_imports_no_torch(make_dataset: Any, tmp_path: Path) -> None:
     path, _ = make_dataset()
     code = "import sys; from storagebench.cli import run_program; code = run_program(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
-    result = subprocess.run([sys.executable, "-c", code, *arguments(path, tmp_path, 1, "--loader", "direct")], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments(path, tmp_path, 1, "--loader", "direct")], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
 
 

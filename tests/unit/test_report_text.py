@@ -19,10 +19,10 @@ Make = Callable[..., LoadedRun]
 GOLDEN = """\
 decode level: parse
 
-run   loader  format  storage  decode       AU  threshold  AU null  samples/s     MB/s  fetch p50  fetch p99  cached  CPU s/GB  validity
-----------------------------------------------------------------------------------------------------------------------------------------
-calm  direct  npz     posix    parse   1.000 ~  pass 0.90    0.998     1598 ~  104.8 ~      0 s        0 s    0.0%      7.15    warning
-torn  files   npz     posix    parse   0.999 !  -            0.998     1598 !  104.8 !      0 s !      0 s !  0.0% !    7.15 !  error
+run   loader  format  storage       AU  threshold  AU null  samples/s     MB/s  fetch p50  fetch p99  cached  CPU s/GB  validity
+--------------------------------------------------------------------------------------------------------------------------------
+calm  direct  npz     posix    1.000 ~  pass 0.90    0.998     1598 ~  104.8 ~      0 s        0 s    0.0%      7.15    warning
+torn  files   npz     posix    0.999 !  -            0.998     1598 !  104.8 !      0 s !      0 s !  0.0% !    7.15 !  error
 
 !  the number is false or of an incomplete run: it has an error finding
 ~  true, but weak: it has a warning
@@ -49,7 +49,7 @@ def test_unknown_is_a_dash_and_never_zero(report_make: Make) -> None:
     summary = report_make(compute_ms=0.0, storage="s3").summary
     assert summary["au_nominal"] is None and summary["cached_fraction_served"] is None
     row = next(line for line in run_table([summary]).splitlines() if line.startswith("run-a"))
-    assert row.split()[5:8] == ["-", "-", "-"]
+    assert row.split()[4:7] == ["-", "-", "-"]
     assert "%" not in row
     assert "from the device           -" in one_run(summary)
 
@@ -97,7 +97,9 @@ def test_page_of_a_run(report_make: Make) -> None:
     assert "cold; 0.0% was cached before the worst epoch (by cachestat)" in text
     assert "bad                                     sample 1 in shards/00001.npz" in text
     assert "error CHECKSUM: " in text and "hint: run `storagebench verify`" in text
-    shares = [float(share) for share in re.findall(r"(?:fetch|compute|sync|host) .*? ([\d.]+)%", text.split("Where the time went")[1].split("window")[0])]
+    shares = [
+        float(share) for share in re.findall(r"(?:fetch|compute|sync|host) .*? ([\d.]+)%", text.split("Where the time went")[1].split("window")[0])
+    ]
     assert len(shares) == 5 and sum(shares) == pytest.approx(100.0, abs=0.3)
 
 
