@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storagebench.loaders.delivery import Deliverer, Piece, ProcessMeter, join, total_counters
-from storagebench.plan import plan_epoch
+from storagebench.plan import plan_job
 from storagebench.protocols import Batch, Extent, LoaderCounters, LoaderRun, LoadJob
 from storagebench.sampling import EpochPlan, cut, split_work
 from storagebench.storage import open_spec
@@ -62,24 +62,10 @@ class DirectRun:
         self._held: _Pending | None = None
 
     def plan(self, epoch: int) -> EpochPlan:
-        return self._plan(epoch)[0]
-
-    def _plan(self, epoch: int) -> tuple[EpochPlan, NDArray[np.int64]]:
-        job = self._job
-        return plan_epoch(
-            "sample",
-            job.dataset,
-            epoch=epoch,
-            rank=job.rank,
-            world_size=job.world_size,
-            batch_size=job.batch_size,
-            seed=job.seed,
-            shuffle=job.shuffle,
-            keep=job.keep_remainder,
-        )
+        return plan_job("sample", self._job, epoch)[0]
 
     def start(self, epoch: int) -> None:
-        plan, ids = self._plan(epoch)
+        plan, ids = plan_job("sample", self._job, epoch)
         if self._meter is None:  # only now, as planning imports modules, whose bytes are not the dataset's
             self._meter = ProcessMeter(self._store.counters)
         bounds = np.cumsum([0, *plan.sizes])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from storagebench.plan import plan_epoch
+from storagebench.plan import plan_job
 from storagebench.protocols import Batch, LoaderCounters, LoadJob
 from storagebench.sampling import EpochPlan
 
@@ -37,24 +37,10 @@ class NullRun:
         self._record_bytes = job.dataset.index["record_bytes"].astype(np.int64)
 
     def plan(self, epoch: int) -> EpochPlan:
-        return self._plan(epoch)[0]
-
-    def _plan(self, epoch: int) -> tuple[EpochPlan, Any]:
-        job = self._job
-        return plan_epoch(
-            "sample",
-            job.dataset,
-            epoch=epoch,
-            rank=job.rank,
-            world_size=job.world_size,
-            batch_size=job.batch_size,
-            seed=job.seed,
-            shuffle=job.shuffle,
-            keep=job.keep_remainder,
-        )
+        return plan_job("sample", self._job, epoch)[0]
 
     def start(self, epoch: int) -> None:
-        plan, self._ids = self._plan(epoch)
+        plan, self._ids = plan_job("sample", self._job, epoch)
         self._sizes = plan.sizes
         self._next, self._position = 0, 0
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from storagebench.loaders.delivery import Deliverer, Piece, ProcessMeter, at_least_parse, join, refuse_io_modes, total_counters
 from storagebench.loaders.row_groups import RowGroup, RowGroupReader
-from storagebench.plan import plan_epoch
+from storagebench.plan import plan_job
 from storagebench.protocols import Batch, IOCounters, LoaderCounters, LoaderRun, LoadJob
 from storagebench.sampling import EpochPlan, Indices, buffer_shuffle, cut, split_work
 
@@ -77,25 +77,11 @@ class ParquetRun:
         self._readings: dict[int, _Reading] = {}
 
     def plan(self, epoch: int) -> EpochPlan:
-        return self._plan(epoch)[0]
-
-    def _plan(self, epoch: int) -> tuple[EpochPlan, Indices]:
-        job = self._job
-        return plan_epoch(
-            "row_group",
-            job.dataset,
-            epoch=epoch,
-            rank=job.rank,
-            world_size=job.world_size,
-            batch_size=job.batch_size,
-            seed=job.seed,
-            shuffle=job.shuffle,
-            keep=job.keep_remainder,
-        )
+        return plan_job("row_group", self._job, epoch)[0]
 
     def start(self, epoch: int) -> None:
         job = self._job
-        plan, self._units = self._plan(epoch)
+        plan, self._units = plan_job("row_group", self._job, epoch)
         self._ids = plan.planned
         self._ends = np.cumsum(self._reader.sizes[self._units])
         self._order: Iterator[int] = iter(range(len(self._ids)))

@@ -24,7 +24,7 @@ from storagebench.errors import DatasetError, StorageBenchError, StorageError
 from storagebench.loaders.delivery import Deliverer, Piece, ProcessMeter
 from storagebench.loaders.packed import pack
 from storagebench.loaders.piece_stream import finished
-from storagebench.plan import plan_epoch
+from storagebench.plan import plan_job
 from storagebench.protocols import LoadJob, Store
 from storagebench.sampling import EpochPlan, Indices
 from storagebench.storage import open_spec
@@ -35,17 +35,7 @@ _DAMAGES = (tarfile.TarError, ValueError, EOFError, AssertionError)  # the libra
 
 def plan_shards(job: LoadJob, epoch: int) -> tuple[EpochPlan, Indices]:
     """The plan of the job's rank, and its shards in reading order."""
-    return plan_epoch(
-        "shard",
-        job.dataset,
-        epoch=epoch,
-        rank=job.rank,
-        world_size=job.world_size,
-        batch_size=job.batch_size,
-        seed=job.seed,
-        shuffle=job.shuffle,
-        keep=job.keep_remainder,
-    )
+    return plan_job("shard", job, epoch)
 
 
 class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not type-checked

@@ -21,7 +21,7 @@ from storagebench.errors import StorageBenchError
 from storagebench.loaders.delivery import Deliverer, Piece, ProcessMeter, join, total_counters
 from storagebench.loaders.packed import ALIGNMENT_BYTES, pack, pack_in_place, shared_bytes
 from storagebench.loaders.piece_stream import PieceStream, finished
-from storagebench.plan import plan_epoch
+from storagebench.plan import plan_job
 from storagebench.protocols import Batch, Extent, LoaderCounters, LoadJob, Store
 from storagebench.sampling import EpochPlan, cut, split_work
 from storagebench.storage import open_spec
@@ -110,24 +110,10 @@ class TorchRun:
         self._counts: deque[int] = deque()
 
     def plan(self, epoch: int) -> EpochPlan:
-        return self._plan(epoch)[0]
-
-    def _plan(self, epoch: int) -> tuple[EpochPlan, NDArray[np.int64]]:
-        job = self._job
-        return plan_epoch(
-            "sample",
-            job.dataset,
-            epoch=epoch,
-            rank=job.rank,
-            world_size=job.world_size,
-            batch_size=job.batch_size,
-            seed=job.seed,
-            shuffle=job.shuffle,
-            keep=job.keep_remainder,
-        )
+        return plan_job("sample", self._job, epoch)[0]
 
     def start(self, epoch: int) -> None:
-        plan, ids = self._plan(epoch)
+        plan, ids = plan_job("sample", self._job, epoch)
         self._sampler.pieces = []
         self._counts.clear()
         position = 0

@@ -8,6 +8,7 @@ import numpy as np
 
 from storagebench.errors import UsageError
 from storagebench.manifest import Dataset
+from storagebench.protocols import LoadJob
 from storagebench.registry import LoaderInfo, loader_info
 from storagebench.sampling import EpochPlan, Indices, plan_by_sample, plan_by_unit, split_work
 from storagebench.units import format_gib
@@ -72,6 +73,21 @@ def plan_epoch(
     return plan_by_unit(seed, epoch, firsts, sizes, rank, world_size, batch_size, shuffle, keep)
 
 
+def plan_job(unit: str, job: LoadJob, epoch: int) -> tuple[EpochPlan, Indices]:
+    """What the rank of a job does in one epoch, as its loader plans it."""
+    return plan_epoch(
+        unit,
+        job.dataset,
+        epoch=epoch,
+        rank=job.rank,
+        world_size=job.world_size,
+        batch_size=job.batch_size,
+        seed=job.seed,
+        shuffle=job.shuffle,
+        keep=job.keep_remainder,
+    )
+
+
 def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = None) -> Plan:
     """Every derived number of a run. Without a dataset the workload's own numbers stand in for it.
 
@@ -91,6 +107,7 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
         largest = float(np.quantile(dataset.index["record_bytes"], 0.95))
         epoch, _ = epoch_plan(info, dataset, workload, 0, 0, world_size)
         steps, dropped = len(epoch.sizes), epoch.dropped_samples
+        _check_units(info.unit, dataset, world_size)
     if workload.run.remainder == "keep" and dataset is None:
         steps, dropped = -(-num_samples // (batch_size * world_size)), 0
     _check_steps(steps, num_samples, batch_size, world_size, info.unit)
@@ -132,6 +149,15 @@ def _shuffle_buffer_bytes(workload: Workload, info: LoaderInfo, samples_of_rank:
     if info.unit == "sample" or not workload.loader.shuffle:
         return 0
     return round(1.5 * min(workload.loader.shuffle_buffer, samples_of_rank) * mean_record_bytes)
+
+
+def _check_units(unit: str, dataset: Dataset, world_size: int) -> None:
+    """Loaders that read whole shards give each rank at least one."""
+    if unit == "shard" and dataset.num_shards < world_size:
+        raise UsageError(
+            f"the dataset has {dataset.num_shards} shards for {world_size} accelerators, and each needs one of its own",
+            f"use at most {dataset.num_shards} accelerators, or generate the dataset with fewer --samples-per-shard",
+        )
 
 
 def _check_steps(steps: int, num_samples: int, batch_size: int, world_size: int, unit: str) -> None:

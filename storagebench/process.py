@@ -34,11 +34,10 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def fork_server_context(with_torch: bool = True) -> Any:
+def fork_server_context() -> Any:
     """The context for worker processes: forkserver, with torch and the worker code preloaded."""
     context = multiprocessing.get_context("forkserver")
-    preload = ["storagebench._forkserver", "storagebench.loaders.delivery"]
-    context.set_forkserver_preload([*preload, "torch", "torch.utils.data", "storagebench.loaders.torch_workers"] if with_torch else preload)
+    context.set_forkserver_preload(["storagebench._forkserver", "torch", "torch.utils.data", "storagebench.loaders.torch_workers"])
     return context
 
 

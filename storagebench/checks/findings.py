@@ -200,6 +200,15 @@ def decode_level(s: Summary, run: Summary) -> Iterator[Finding]:
         )
 
 
+def range_reads(s: Summary, run: Summary) -> Iterator[Finding]:
+    """A server without native ranges is read another way, which is not what the client alone would give."""
+    reads_ranges = s["format"] == "parquet" or (s["format"] == "webdataset" and s["loader"] == "direct")
+    if reads_ranges and s["loader"] != "null" and run.get("ranges") not in (None, "native"):
+        yield _warning(
+            "RANGES_NOT_NATIVE", f"the S3 server does not answer range requests as such: {run['ranges']}", "put a front before it that does"
+        )
+
+
 def retried(s: Summary, run: Summary) -> Iterator[Finding]:
     if s["retries"] or s["io_errors"]:
         yield _warning("RETRIES", f"{s['retries']} requests were retried and {s['io_errors']} failed", "look at the storage's own logs")
@@ -224,6 +233,7 @@ RULES: tuple[Callable[[Summary, Summary], Iterator[Finding]], ...] = (
     uncertain,
     weak_data,
     decode_level,
+    range_reads,
     retried,
     loader_notes,
 )

@@ -321,6 +321,8 @@ def test_counters(cell: Cell, job: LoadJob, records: Any) -> None:
     dataset = job.dataset
     wanted = dataset.record_bytes if cell.loader == "direct" and cell.format == "webdataset" else dataset.stored_bytes
     slack = 0 if one.requests is not None and cell.loader != "parquet" else wanted // 2  # footers, ends of tar files, and what else is read
+    if cell.kind == "s3":
+        slack += 1024  # a range through pyarrow.fs is checked by its tail, a few bytes of which are read again now and then
     assert wanted - (wanted // 10 if cell.loader == "parquet" else 0) <= one.storage_bytes <= wanted + slack
     assert one.storage_bytes < two.storage_bytes <= 2 * (wanted + slack)
     assert one.errors == one.retries == 0

@@ -1,0 +1,98 @@
+"""Names, fits and plug-ins: what does not fit says what would, and a broken plug-in breaks nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from storagebench import registry
+from storagebench.errors import RankError, UsageError
+
+
+class Point:
+    def __init__(self, name: str, value: Any) -> None:
+        self.name, self._value = name, value
+
+    def load(self) -> Any:
+        if isinstance(self._value, Exception):
+            raise self._value
+        return self._value
+
+
+@pytest.fixture
+def plug(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Entry points of the group `storagebench.loaders` for one test."""
+
+    def set_points(*points: Point) -> None:
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points if group == "storagebench.loaders" else ())
+        registry.plugins.cache_clear()
+
+    yield set_points
+    registry.plugins.cache_clear()
+
+
+def info(**fields: Any) -> registry.LoaderInfo:
+    values: dict[str, Any] = {
+        "entry": "storagebench.loaders.null:NullLoader", "needs": (), "formats": ("npz",), "stores": ("posix",), "unit": "sample", "about": "x",
+        "workers": "none",
+    }  # fmt: skip
+    return registry.LoaderInfo(**{**values, **fields})
+
+
+def test_a_plug_in_is_found_and_opened(plug: Any) -> None:
+    plug(Point("mine", info()))
+    assert registry.open_loader("mine").name == "null"
+
+
+@pytest.mark.parametrize("value", [ImportError("no module named cuda"), info(api=99)])
+def test_a_broken_plug_in_is_named_and_the_rest_works(value: Any, plug: Any) -> None:
+    plug(Point("mine", value))
+    with pytest.raises(RankError, match="'mine' is a plug-in that does not load"):
+        registry.loader_info("mine")
+    assert registry.open_loader("null").name == "null"
+    assert "mine" in registry.plugins("loaders")[1]
+
+
+def test_nobody_overrides_a_built_in_loader(plug: Any) -> None:
+    plug(Point("files", info()))
+    with pytest.raises(UsageError, match="has the name of a built-in one"):
+        registry.loaders()
+
+
+def test_two_providers_of_one_name_give_neither(plug: Any) -> None:
+    plug(Point("mine", info()), Point("mine", info()))
+    assert registry.plugins("loaders") == ({}, {"mine": "two distributions provide this name"})
+
+
+@pytest.mark.parametrize(
+    ("loader", "form", "store", "odirect"), [("direct", "npz", "posix", True), ("s3", "jpeg", "s3", False), ("parquet", "parquet", "s3", False)]
+)
+def test_what_fits(loader: str, form: str, store: str, odirect: bool) -> None:
+    assert registry.misfit(loader, form, store, odirect) is None
+
+
+@pytest.mark.parametrize(
+    ("loader", "form", "store", "odirect", "why", "instead"),
+    [
+        ("files", "parquet", "posix", False, "loader files reads one file a sample, and the dataset is parquet", "use --loader parquet"),
+        ("direct", "parquet", "posix", False, "reads records at known byte offsets", "use --loader parquet"),
+        ("s3", "npz", "posix", False, "loader s3 works on s3 storage, and the dataset lies on posix", "use --loader files or direct"),
+        ("webdataset", "webdataset", "posix", True, "--cache direct needs O_DIRECT", "use --loader direct"),
+        ("files", "npz", "s3", True, "which loader files on s3 storage cannot do", "--cache cold"),
+    ],
+)
+def test_what_does_not_fit_says_why_and_what_does(loader: str, form: str, store: str, odirect: bool, why: str, instead: str) -> None:
+    problem = registry.misfit(loader, form, store, odirect)
+    assert problem is not None
+    assert why in problem.message
+    assert instead in problem.hint
+
+
+def test_a_loader_whose_library_is_missing_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.LOADERS, "null", info(needs=("no_such_module",)))
+    with pytest.raises(RankError) as caught:
+        registry.open_loader("null")
+    assert "needs no_such_module" in caught.value.message
+    assert "pip install no_such_module" in caught.value.hint
