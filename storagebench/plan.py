@@ -114,6 +114,11 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
     planned = steps * workload.train.epochs
     if workload.run.max_steps is not None:
         planned = min(planned, workload.run.max_steps)
+    if planned <= workload.run.warmup_steps:
+        raise UsageError(
+            f"the run has {planned} steps, and the first {workload.run.warmup_steps} are warm-up: nothing would be measured",
+            "use more --num-samples, --epochs or --max-steps, or fewer --warmup-steps",
+        )
     workers, _, _ = split_work(workload.loader.prefetch_batches, workload.loader.num_workers, batch_size)
     batch_bytes = round(batch_size * (mean + (largest - mean) / batch_size**0.5))
     buffer_bytes = _shuffle_buffer_bytes(workload, info, num_samples // world_size, mean)

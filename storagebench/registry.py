@@ -208,11 +208,7 @@ def format_info(name: str) -> FormatInfo:
 
 
 def _load(entry: str, what: str, needs: tuple[str, ...]) -> Callable[..., Any]:
-    missing = missing_modules(needs)
-    if missing:
-        raise RankError(
-            f"{what} needs {', '.join(missing)}, which is not installed", f"pip install {' '.join(_PIP_NAMES.get(m, m) for m in missing)}"
-        )
+    refuse_missing(what, needs)
     module, _, attribute = entry.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     return found
@@ -224,6 +220,15 @@ _PIP_NAMES = {"PIL": "pillow"}
 def missing_modules(needs: tuple[str, ...]) -> list[str]:
     """Which of these top-level modules are not installed (nothing is imported)."""
     return [name for name in needs if importlib.util.find_spec(name) is None]
+
+
+def refuse_missing(what: str, needs: tuple[str, ...]) -> None:
+    """Raises RankError where one of these modules is not installed."""
+    missing = missing_modules(needs)
+    if missing:
+        raise RankError(
+            f"{what} needs {', '.join(missing)}, which is not installed", f"pip install {' '.join(_PIP_NAMES.get(m, m) for m in missing)}"
+        )
 
 
 def open_loader(name: str) -> Loader:

@@ -20,7 +20,7 @@ from storagebench.checks.judge import write_summary
 from storagebench.clock import SystemClock
 from storagebench.configfile import Configured
 from storagebench.engine import Engine, EngineJob
-from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, RankError, StorageBenchError, UsageError
+from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError, UsageError
 from storagebench.launch import Interrupted, Outcome, handling_signals, rank_failure, run_ranks
 from storagebench.loaders.null import NullLoader
 from storagebench.manifest import Dataset, load_dataset
@@ -39,7 +39,7 @@ from storagebench.records import (
     read_trace,
     write_json,
 )
-from storagebench.registry import LoaderInfo, loader_info, misfit, missing_modules, open_loader
+from storagebench.registry import LoaderInfo, loader_info, misfit, open_loader, refuse_missing
 from storagebench.s3server import find_server
 from storagebench.storage import open_spec, parse_url
 from storagebench.units import format_bytes
@@ -81,7 +81,9 @@ def prepare(request: Request) -> Path:
         problem = misfit(workload.loader.name, dataset.format, spec.kind, workload.run.cache == "direct")
         if problem is not None:
             raise problem
-        _refuse_missing(info, workload.loader.name)
+        refuse_missing(f"loader {workload.loader.name}", info.needs)
+        if workload.run.num_accelerators > 1:
+            refuse_missing("a run with several accelerators", ("torch",))
         listing = _find_shards(store, dataset, workload.run.listing == "list")
         spec = store.spec  # an S3 store has learned whether ranges work; the ranks need not ask again
     finally:
@@ -140,12 +142,6 @@ def _ranges_note(store: Store, spec: StoreSpec) -> str | None:
     if spec.kind != "s3":
         return None
     return "native" if store.native_ranges else "not native: ranges through pyarrow.fs, whole objects through the client"
-
-
-def _refuse_missing(info: LoaderInfo, name: str) -> None:
-    missing = missing_modules(info.needs)
-    if missing:
-        raise RankError(f"loader {name} needs {', '.join(missing)}, which is not installed", f"pip install 'storagebench[{name}]'")
 
 
 def _find_shards(store: Store, dataset: Dataset, timed: bool) -> dict[str, Any] | None:

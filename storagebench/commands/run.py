@@ -33,11 +33,12 @@ def command(
     **values: Any,
 ) -> int:
     """Measure one loader on a dataset: accelerator utilisation (AU), throughput, stalls. WORKLOAD is a shipped one or a YAML file."""
+    import json
+
     from storagebench.clock import SystemClock
     from storagebench.commands.progress import following, say
     from storagebench.launch import handling_signals
     from storagebench.records import read_run
-    from storagebench.report.tabular import as_json as summary_json
     from storagebench.report.text import one_run
     from storagebench.session import Request, default_run_id, execute, prepare
 
@@ -58,7 +59,7 @@ def command(
         say(f"run {request.run_id}: {plan['planned_steps']} steps on {plan['world_size']} accelerators into {run_dir}")
         with following(run_dir, plan["planned_steps"], round(plan["compute_time_s"] * 1e9), plan["world_size"]):
             summary = execute(run_dir, obj["debug"])
-    click.echo(summary_json([summary]) if as_json else one_run(summary), nl=False)
+    click.echo(json.dumps(summary, indent=1) + "\n" if as_json else one_run(summary), nl=False)
     for finding in summary["findings"]:
         if finding["severity"] == "error":
             click.echo(f"error: {finding['message']}\nhint: {finding['hint']}", err=True)

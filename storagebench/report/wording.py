@@ -147,7 +147,8 @@ def verdict(summary: Summary) -> Verdict:
     threshold = summary["au_threshold"]
     if summary["au_nominal"] is None:
         rate = summary["delivered_bytes_per_s"]
-        sentence = f"{what} delivered {marked(f'{megabytes_per_s(rate)} MB/s', mark(summary))}; without compute time there is no AU."
+        why = "without compute time there is no AU" if summary["measured_steps"] else "no step after the warm-up was measured"
+        sentence = f"{what} delivered {marked(f'{megabytes_per_s(rate)} MB/s', mark(summary))}; {why}."
         return Verdict("unrated", "NO AU", sentence)
     au = marked(utilisation(summary["au_nominal"], threshold), mark(summary))
     if passes(summary):

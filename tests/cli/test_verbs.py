@@ -131,7 +131,6 @@ def test_generate_run_report_through_the_command_line(cli: Any, tmp_path: Path) 
               "--null-duration", "0.1", "--remainder", "keep", "--verify", "full", "--listing", "list")  # fmt: skip
     assert run.returncode == 0, run.stderr
     summary = json.loads(run.stdout)
-    summary = summary[0] if isinstance(summary, list) else summary
     assert summary["delivered_bytes"] == 2 * facts["record_bytes"]
     assert summary["verified_samples"] == summary["samples"] == 192
     assert (summary["missing_samples"], summary["duplicate_samples"], summary["dropped_samples"], summary["checksum_errors"]) == (0, 0, 0, 0)

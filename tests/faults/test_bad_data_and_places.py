@@ -211,3 +211,9 @@ def test_a_dataset_in_memory_is_called_so(cli: Any, small_disk: Path, tmp_path: 
     assert cli("generate", "quick", "--format", "npz", "--payload", "bytes", "--num-samples", "64", "--record-length", "20kB", "--data-dir",
                str(small_disk / "d")).returncode == 0  # fmt: skip
     assert_error(cli(*run_arguments(str(small_disk / "d"), tmp_path, "--cache", "as-is")), 6, "lies on tmpfs")
+
+
+@pytest.mark.parametrize(("arguments", "steps"), [(["--max-steps", "1"], 1), (["--warmup-steps", "16"], 16)])
+def test_a_run_that_would_measure_nothing_is_refused(arguments: list[str], steps: int, cli: Any, make_dataset: Any, tmp_path: Path) -> None:
+    path, _ = make_dataset()
+    assert_error(cli(*run_arguments(path, tmp_path / "res"), *arguments), 2, f"the run has {steps} steps", "nothing would be measured")
