@@ -42,6 +42,7 @@ from storagebench.records import (
 from storagebench.registry import LoaderInfo, loader_info, misfit, open_loader, refuse_missing
 from storagebench.s3server import find_server
 from storagebench.storage import open_spec, parse_url
+from storagebench.storage.s3_config import endpoint_of_environment
 from storagebench.units import format_bytes
 from storagebench.workload import Workload
 from storagebench.world import open_world, place_from_environment
@@ -135,6 +136,9 @@ def _store_spec(request: Request, info: LoaderInfo, workload: Workload) -> Store
         options["io"] = "direct"
     if spec.kind == "s3":
         options.setdefault("client", info.s3_client)
+        endpoint = endpoint_of_environment()
+        if endpoint:
+            options.setdefault("endpoint_url", endpoint)  # written down, since it is what is measured
     return replace(spec, options=options)
 
 

@@ -105,6 +105,11 @@ class Credentials:
         return re.sub(r"(?is)<(AWSAccessKeyId|StringToSign|SignatureProvided|CanonicalRequest)>.*?</\1>", r"<\1>***</\1>", text)
 
 
+def endpoint_of_environment() -> str | None:
+    """The endpoint that the standard AWS variables name, if any."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
 def resolve(spec: StoreSpec) -> tuple[S3Settings, Credentials]:
     """Check the spec and find the credentials. Raises UsageError (options), StorageError (no or broken credentials)."""
     from botocore.exceptions import BotoCoreError
@@ -122,7 +127,7 @@ def resolve(spec: StoreSpec) -> tuple[S3Settings, Credentials]:
         raise StorageError(f"the AWS configuration cannot be used: {type(error).__name__}", _CREDENTIALS_HINT) from None
     if source is None and not anonymous:
         raise StorageError(f"no AWS credentials were found for {spec.root}", _CREDENTIALS_HINT)
-    endpoint = spec.options.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = spec.options.get("endpoint_url") or endpoint_of_environment()
     native = spec.options.get("native_ranges")
     settings = S3Settings(
         url=spec.url,
