@@ -24,7 +24,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "import": ("import_", "Make a benchmark dataset out of real data."),
     "verify": ("verify", "Is every shard whole, every sample's checksum right."),
     "run": ("run", "Measure: AU, throughput, stalls, for one loader; writes a run folder."),
+    "probe": ("probe", "The raw ceiling of a storage as this client sees it."),
     "report": ("report", "Text, JSON, CSV or HTML out of saved runs."),
+    "check": ("check", "Is a saved run valid; does it meet a rule set."),
+    "compare": ("compare", "Better, worse, or not distinguishable; the exit code is for CI."),
+    "selfcheck": ("selfcheck", "Does this machine measure known answers right."),
     "serve-s3": ("serve_s3", "A real S3 endpoint on loopback, for trying things out."),
     "demo": ("demo", "All of it at a small size, ending in a table and an HTML page."),
 }

@@ -126,6 +126,10 @@ class HostTrace:
             self._stop.set()
             thread.join()
 
+    def ceiling(self, when: str, begin_ns: int, found: Mapping[str, Any]) -> None:
+        """Write down what the storage gave raw, `before` or `after` the run; `begin_ns` when that probe began."""
+        self._trace.write({"kind": "ceiling", "when": when, "begin_ns": begin_ns, **clock_pair(self._clock), **found})
+
     def end(self, outcome: Mapping[str, Any]) -> None:
         """Write how the run ended, and close."""
         self._trace.write({"kind": "end", **clock_pair(self._clock), **outcome})

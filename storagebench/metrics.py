@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from storagebench.ceiling import ceiling_figures, probe_before_s
 from storagebench.records import SCHEMA_VERSION, StepRecord, Trace
-from storagebench.window import EpochWindow, RankWindow, rank_window
+from storagebench.window import EpochWindow, RankWindow, in_step, rank_window
 
 Summary = dict[str, Any]
 MAX_AMPLIFICATION = 1.2
@@ -21,6 +22,8 @@ MAX_AMPLIFICATION = 1.2
 def summarise(run: Mapping[str, Any], ranks: Sequence[Trace], hosts: Sequence[Trace]) -> Summary:
     """Everything of `summary.json` but the findings, which `storagebench.checks` adds. Ranks without a trace are simply not there."""
     windows = [_window(run, trace) for trace in ranks]
+    if run["config"]["run"].get("sync") == "step":
+        windows = in_step(windows)
     totals = _totals(ranks)
     per_epoch = _per_epoch(run, ranks)
     ends = [record for trace in hosts for record in trace.of_kind("end")]
@@ -28,6 +31,7 @@ def summarise(run: Mapping[str, Any], ranks: Sequence[Trace], hosts: Sequence[Tr
     opened = [record for trace in ranks for record in trace.of_kind("opened")]
     effective = opened[0]["effective"] if opened else {}
     longest_ns = max((window.length_ns for window in windows), default=0)
+    rates = _rates(run, windows, longest_ns)
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run["run_id"],
@@ -55,14 +59,13 @@ def summarise(run: Mapping[str, Any], ranks: Sequence[Trace], hosts: Sequence[Tr
         "warmup_steps": max((sum(step.kind == "warmup" for step in trace.steps) for trace in ranks), default=0),
         "idle_steps": sum(step.kind == "idle" for trace in ranks for step in trace.steps),
         **_utilisation(windows, ranks),
-        **_rates(run, windows, longest_ns),
+        **rates,
         **totals,
         **_device(run, per_epoch),
-        **_times(run, ranks, windows),
+        **_times(run, ranks, windows, probe_before_s(hosts)),
         **_quantiles(ranks, windows),
         **_cpu(ranks, hosts, totals["delivered_bytes"]),
-        "ceiling_bytes_per_s": None,
-        "fraction_of_ceiling": None,
+        **ceiling_figures(hosts, rates["delivered_bytes_per_s"], totals),
         "bottleneck": None,
         **_proof(ranks),
         "listing": run.get("listing"),
@@ -200,7 +203,7 @@ def _device(run: Mapping[str, Any], per_epoch: Sequence[Summary]) -> Summary:
     }
 
 
-def _times(run: Mapping[str, Any], ranks: Sequence[Trace], windows: Sequence[RankWindow]) -> Summary:
+def _times(run: Mapping[str, Any], ranks: Sequence[Trace], windows: Sequence[RankWindow], probe_s: float) -> Summary:
     starts = [record["start_ns"] for trace in ranks for record in trace.of_kind("epoch_start") if record["epoch"] == 0]
     stops = [step.sync_end_ns for trace in ranks for step in trace.steps if step.kind != "null"]
     ends = stops + [record["end_ns"] for trace in ranks for record in trace.of_kind("epoch_end")]
@@ -213,7 +216,7 @@ def _times(run: Mapping[str, Any], ranks: Sequence[Trace], windows: Sequence[Ran
     return {
         "wall_s": wall_s,
         "harness_s": None if wall_s is None else max(0.0, wall_s - epochs_s),
-        "startup_s": (min(starts) - run["command_start_ns"]) / 1e9 - null_s if starts else None,
+        "startup_s": (min(starts) - run["command_start_ns"]) / 1e9 - null_s - probe_s if starts else None,
         "null_s": null_s,
         "time_to_first_batch_s": max(first for first in firsts if first is not None) if any(first is not None for first in firsts) else None,
         "window_s": max((window.length_ns for window in windows), default=0) / 1e9,

@@ -3,12 +3,13 @@
 Judging never needs the bench: this module imports no loader, dataset, storage, world or torch. A trace is one JSON object a line; each record
 reaches the kernel by one write() before the next step, so a SIGKILL loses at most the step in flight. Only a broken *last* line is tolerated.
 
-Schema 1. Kinds: header, null (a step of the null loader), cache, epoch_start, warmup, step, idle, epoch_end, error, footer; in host files: header,
-host (a sample each second), end. Stamps are CLOCK_MONOTONIC nanoseconds of that host.
+Schema 1. Kinds: header, dataset (as the rank read it), opened (the loader), null (a step of the null loader), cache, epoch_start, warmup, step, idle,
+epoch_end, error, footer; in host files: header, host (a sample each second), ceiling (the storage probed raw), end. Stamps are CLOCK_MONOTONIC nanoseconds of that host.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -222,6 +223,11 @@ def host_traces(run_dir: Path) -> list[Path]:
 
 def rank_trace_path(run_dir: Path, rank: int) -> Path:
     return run_dir / TRACE_DIR / f"rank-{rank:05d}.jsonl"
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Hex digest of a run's config as it stands in `run.json`: each rank writes down the one that it started with."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def as_plain(value: Any) -> Any:

@@ -72,7 +72,7 @@ LOADERS: dict[str, LoaderInfo] = {
         "storagebench.loaders.null:NullLoader",
         (),
         _ALL_FORMATS,
-        ("posix", "s3", "memory", "fsspec"),
+        ("posix", "s3", "memory", "fsspec", "shaped"),
         "sample",
         "hands over ready batches and reads nothing: the harness's own limit",
         "none",
@@ -81,7 +81,7 @@ LOADERS: dict[str, LoaderInfo] = {
         "storagebench.loaders.files:FilesLoader",
         ("torch",),
         _FILES,
-        ("posix", "s3", "fsspec", "memory"),
+        ("posix", "s3", "fsspec", "memory", "shaped"),
         "sample",
         "torch DataLoader, map style, one file a sample, one read a file",
         "processes",
@@ -119,7 +119,7 @@ LOADERS: dict[str, LoaderInfo] = {
         "storagebench.loaders.s3:S3Loader",
         ("torch",),
         _FILES,
-        ("s3",),
+        ("s3", "shaped"),
         "sample",
         "torch DataLoader over S3 objects: one GET an object, a batch at a time",
         "processes",
@@ -131,7 +131,7 @@ LOADERS: dict[str, LoaderInfo] = {
         "storagebench.loaders.direct:DirectLoader",
         (),
         (*_FILES, "webdataset"),
-        ("posix", "s3", "memory", "fsspec"),
+        ("posix", "s3", "memory", "fsspec", "shaped"),
         "sample",
         "storagebench's own: reader threads, reused aligned buffers, O_DIRECT on request, obstore on S3",
         "threads",
@@ -145,6 +145,7 @@ STORES: dict[str, str] = {
     "s3": "storagebench.storage.s3:S3Store",
     "memory": "storagebench.storage.memory:MemoryStore",
     "fsspec": "storagebench.storage.fsspec_store:FsspecStore",
+    "shaped": "storagebench.storage.shaped:ShapedStore",
 }
 
 _Info = TypeVar("_Info", LoaderInfo, FormatInfo, str)
@@ -262,8 +263,10 @@ def misfit(loader: str, format_name: str, store_kind: str, odirect: bool = False
         )
     if store_kind not in info.stores:
         able = [name for name, row in loaders().items() if format_name in row.formats and store_kind in row.stores and name != "null"]
+        why = ", which cannot slow down a library's own I/O" if store_kind == "shaped" and info.own_io else ""
         return UsageError(
-            f"loader {loader} works on {' or '.join(info.stores)} storage, and the dataset lies on {store_kind}", f"use --loader {' or '.join(able)}"
+            f"loader {loader} works on {' or '.join(info.stores)} storage, and the dataset lies on {store_kind}{why}",
+            f"use --loader {' or '.join(able)}" if able else "use another storage",
         )
     if odirect and (store_kind != "posix" or not info.odirect):
         able = [name for name, row in loaders().items() if row.odirect and format_name in row.formats]

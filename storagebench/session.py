@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from storagebench import host
+from storagebench import __version__, host
 from storagebench.cachestate import HostCache
 from storagebench.checks.judge import write_summary
 from storagebench.clock import SystemClock
@@ -26,12 +26,15 @@ from storagebench.loaders.null import NullLoader
 from storagebench.manifest import Dataset, load_dataset
 from storagebench.metrics import Summary
 from storagebench.plan import make_plan, refuse_if_too_large
+from storagebench.probe.ceiling import ceiling_group, run_ceiling
+from storagebench.probe.plan import Group
 from storagebench.protocols import LoadJob, Store, StoreSpec
 from storagebench.records import (
     RUN_FILE,
     SCHEMA_VERSION,
     TraceWriter,
     as_plain,
+    config_digest,
     create_run_dir,
     rank_trace_path,
     rank_traces,
@@ -63,6 +66,7 @@ class Request:
     command: Sequence[str]
     command_start_ns: int
     debug: bool = False
+    ceiling: bool = False
 
 
 def prepare(request: Request) -> Path:
@@ -89,6 +93,7 @@ def prepare(request: Request) -> Path:
         spec = store.spec  # an S3 store has learned whether ranges work; the ranks need not ask again
     finally:
         store.close()
+    ceiling = _ceiling_asked(request, info, dataset, spec.kind)
     plan = make_plan(workload, workload.run.num_accelerators, dataset)
     refuse_if_too_large(plan, host.free(), workload.run.memory_limit_fraction)
     if spec.kind == "memory" and (plan.world_size > 1 or (info.workers == "processes" and workload.loader.num_workers)):
@@ -121,6 +126,7 @@ def prepare(request: Request) -> Path:
             },
             "listing": listing,
             "plan": as_plain(plan),
+            "ceiling": ceiling,
             "host": host.facts(Path(spec.root) if spec.kind == "posix" else None),
             "versions": host.versions(),
         },
@@ -140,6 +146,16 @@ def _store_spec(request: Request, info: LoaderInfo, workload: Workload) -> Store
         if endpoint:
             options.setdefault("endpoint_url", endpoint)  # written down, since it is what is measured
     return replace(spec, options=options)
+
+
+def _ceiling_asked(request: Request, info: LoaderInfo, dataset: Dataset, store_kind: str) -> dict[str, Any] | None:
+    """What is probed before and after the run, or None. Raises UsageError where a ceiling would mean nothing."""
+    workload = request.configured.workload
+    if not request.ceiling:
+        return None
+    if workload.loader.name == "null":
+        raise UsageError("--ceiling with loader null would be of bytes that nobody reads", "leave --ceiling out, or use another --loader")
+    return ceiling_group(dataset, info.unit, workload.loader.shuffle, workload.run.cache, store_kind)._asdict()
 
 
 def _ranges_note(store: Store, spec: StoreSpec) -> str | None:
@@ -179,10 +195,14 @@ def execute(run_dir: Path, debug: bool = False) -> Summary:
     failure: StorageBenchError | None = None
     outcome = Outcome(EXIT_RANK, reason="did not start")
     try:
-        with handling_signals(), trace.sampling():
-            needs_workers = info.workers == "processes" and run["config"]["loader"]["num_workers"] > 0
-            outcome = run_ranks(rank_main, str(run_dir), run["plan"]["world_size"], needs_workers, debug)
-    except Interrupted as error:
+        needs_workers = info.workers == "processes" and run["config"]["loader"]["num_workers"] > 0
+        with handling_signals():
+            _probe_ceiling(run, spec, trace, clock, "before")
+            with trace.sampling():
+                outcome = run_ranks(rank_main, str(run_dir), run["plan"]["world_size"], needs_workers, debug)
+            if outcome.exit_code == EXIT_OK:
+                _probe_ceiling(run, spec, trace, clock, "after")
+    except StorageBenchError as error:
         failure = error
         outcome = Outcome(error.exit_code, reason=error.message)
     if failure is None and outcome.exit_code != EXIT_OK:
@@ -193,6 +213,21 @@ def execute(run_dir: Path, debug: bool = False) -> Summary:
     if failure is not None:
         raise failure
     return summary
+
+
+def _probe_ceiling(run: Mapping[str, Any], spec: StoreSpec, trace: host.HostTrace, clock: SystemClock, when: str) -> None:
+    """Where --ceiling was given, what the storage gives raw at the run's cache state and request size, as a record of the host's trace."""
+    if not run.get("ceiling"):
+        return
+    begin_ns = clock.now_ns()
+    store = open_spec(spec)
+    try:
+        dataset = load_dataset(store)
+    finally:
+        store.close()
+    threads = run["plan"]["world_size"] * run["plan"]["workers_per_rank"]
+    paths, _ = _shard_paths(spec, dataset)
+    trace.ceiling(when, begin_ns, run_ceiling(spec, dataset, Group(**run["ceiling"]), threads, paths, run["config"]["run"]["cache"] == "warm"))
 
 
 def _failure(run_dir: Path, outcome: Outcome, world_size: int) -> StorageBenchError:
@@ -222,6 +257,8 @@ def rank_main(run_dir_text: str) -> int:
             "host": place.host,
             "pid": os.getpid(),
             "boot_id": host.boot_id(),
+            "version": __version__,
+            "config_digest": config_digest(run["config"]),
             "dataset_digest": run["dataset"]["digest"],
             **host.clock_pair(clock),
         }
@@ -264,6 +301,7 @@ def _run_rank(run: Mapping[str, Any], place: Any, clock: SystemClock, trace: Tra
     store = open_spec(spec)
     dataset = load_dataset(store)
     store.close()
+    trace.write({"kind": "dataset", "digest": dataset.digest()})
     if dataset.digest() != run["dataset"]["digest"]:
         raise DatasetError(f"the dataset at {spec.url} changed since the run was planned", "nothing may write to it during a run")
     world = open_world(place)
@@ -321,13 +359,18 @@ def _host_cache(workload: Workload, spec: StoreSpec, dataset: Dataset) -> HostCa
     mode = workload.run.cache
     if workload.loader.name == "null":
         return HostCache("as-is", [])
+    return HostCache(mode, *_shard_paths(spec, dataset))
+
+
+def _shard_paths(spec: StoreSpec, dataset: Dataset) -> tuple[list[str], int | None]:
+    """The shards as files of this host (none where it has them not), and the pid of our own server that reads them."""
     if spec.kind == "posix":
-        return HostCache(mode, [os.path.join(spec.root, name) for name in dataset.names])
+        return [os.path.join(spec.root, name) for name in dataset.names], None
     served = find_server(spec.options.get("endpoint_url", "")) if spec.kind == "s3" else None
     if served is None:
-        return HostCache(mode, [])
+        return [], None
     folder = Path(served.directory) / spec.root.removeprefix("s3://")
-    return HostCache(mode, [str(folder / name) for name in dataset.names], served.pid)
+    return [str(folder / name) for name in dataset.names], served.pid
 
 
 def default_run_id(workload: Workload, clock: SystemClock) -> str:

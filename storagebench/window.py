@@ -8,7 +8,7 @@ credit), as far as the queue was emptier when the loader had produced the epoch'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from storagebench.records import StepRecord
@@ -16,7 +16,8 @@ from storagebench.records import StepRecord
 
 @dataclass(frozen=True)
 class EpochWindow:
-    """One rank and epoch. Times in ns; `credit_steps` are steps that were prefetched before the window; `bound` is what stays unknown, 0..1 of AU."""
+    """One rank and epoch. Times in ns; `credit_steps` are steps that were prefetched before the window, less those that lay ready at its end (below 0
+    where more lay ready then); `uncertain_steps` is what stays unknown."""
 
     epoch: int
     steps: int
@@ -56,8 +57,8 @@ class RankWindow:
 
     @property
     def kept_share(self) -> float:
-        """Share of the window's steps that were also fetched in it."""
-        return 1.0 - self._sum("credit_steps") / self.steps if self.steps else 1.0
+        """Share of the window's steps that were also fetched in it, 1 at most: what lies ready at the end was not computed."""
+        return 1.0 - max(0.0, self._sum("credit_steps")) / self.steps if self.steps else 1.0
 
     @property
     def au_uncorrected(self) -> float | None:
@@ -92,6 +93,15 @@ def rank_window(steps: Sequence[StepRecord], epoch_starts: dict[int, int], compl
     return RankWindow(tuple(windows))
 
 
+def in_step(windows: Sequence[RankWindow]) -> list[RankWindow]:
+    """The windows of ranks that a sync keeps in step: each gets the mean of their credits. They consume at one pace, and which of them has its batch a
+    little before the others changes from step to step, so only the batches of all together tell whether the queues were fuller at the start."""
+    if len(windows) < 2 or len({tuple(epoch.epoch for epoch in window.epochs) for window in windows}) > 1:
+        return list(windows)
+    shared = [sum(epoch.credit_steps for epoch in epochs) / len(windows) for epochs in zip(*(window.epochs for window in windows), strict=True)]
+    return [RankWindow(tuple(replace(epoch, credit_steps=credit) for epoch, credit in zip(window.epochs, shared, strict=True))) for window in windows]
+
+
 def _epoch_window(epoch: int, records: list[StepRecord], measured: list[StepRecord], start_ns: int, complete: bool, prefetch: int) -> EpochWindow:
     warm = [step for step in records if step.kind == "warmup"]
     open_ns = warm[-1].sync_end_ns if warm else start_ns
@@ -120,7 +130,7 @@ def _epoch_window(epoch: int, records: list[StepRecord], measured: list[StepReco
 
 
 def _credit(measured: list[StepRecord], open_ns: int, complete: bool, prefetch: int) -> tuple[float, float]:
-    """(steps prefetched before the window and not put back, steps that stay uncertain) of a window that opened after a warm-up."""
+    """(steps prefetched before the window, less those put back, steps that stay uncertain) of a window that opened after a warm-up."""
     stalled = [index for index, step in enumerate(measured) if index and step.start_ns > measured[index - 1].release_ns]
     if not stalled and len(measured) > prefetch:
         return 0.0, 0.0  # never waited, although more steps were made than lay ready: the loader kept up
@@ -131,8 +141,7 @@ def _credit(measured: list[StepRecord], open_ns: int, complete: bool, prefetch: 
         at_start = sum(1 for ready in ready_ns if ready < open_ns)
         at_end = _ready_when_production_ended(measured, ready_ns) if complete else measured[-1].queue_level
         if at_end is not None:
-            credit = max(0, at_start - at_end)
-            return float(credit), 1.0 if credit else 0.0
+            return float(at_start - at_end), 1.0 if at_start > at_end else 0.0
     return _credit_between_stalls(measured, stalled, open_ns, prefetch)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from storagebench.checks.case import ERROR, Case
 from storagebench.checks.findings import find
 from storagebench.errors import EXIT_DATASET, EXIT_INVALID, EXIT_OK
 from storagebench.metrics import Summary, summarise
@@ -28,8 +29,8 @@ def read_records(run_dir: Path) -> tuple[dict[str, Any], list[Trace], list[Trace
 def judge_records(run: Mapping[str, Any], ranks: list[Trace], hosts: list[Trace]) -> Summary:
     """The same from records in memory."""
     summary = summarise(run, ranks, hosts)
-    findings = find(summary, run)
-    errors = [finding for finding in findings if finding.severity == "error"]
+    findings = find(Case(run, summary, ranks, hosts))
+    errors = [finding for finding in findings if finding.severity == ERROR]
     summary["valid"] = not errors
     summary["exit_code"] = _exit_code(summary, bool(errors))
     summary["findings"] = [finding.as_dict() for finding in findings]

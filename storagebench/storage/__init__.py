@@ -6,6 +6,7 @@ process that uses it.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,10 +15,15 @@ from storagebench.errors import UsageError
 from storagebench.protocols import Store, StoreSpec
 from storagebench.registry import store_class
 
+_SHAPED = "shaped+"
+
 
 def parse_url(url: str, options: Mapping[str, str] | None = None) -> StoreSpec:
-    """A path, `file://`, `s3://bucket/prefix`, `memory://name` or any fsspec URL. Raises UsageError for one that names no place."""
+    """A path, `file://`, `s3://bucket/prefix`, `memory://name` or any fsspec URL, each also with `shaped+` before it (bandwidth and latency as the
+    options say). Raises UsageError for one that names no place."""
     options = dict(options or {})
+    if url.startswith(_SHAPED):
+        return _shaped_spec(url.removeprefix(_SHAPED), options)
     if not url or "\0" in url:
         raise UsageError(f"data dir {url!r} is empty or has a NUL in it", "give a path or a URL such as s3://bucket/prefix")
     parts = urlsplit(url)
@@ -31,6 +37,14 @@ def parse_url(url: str, options: Mapping[str, str] | None = None) -> StoreSpec:
             raise UsageError(f"data dir {url!r} names no bucket", "write it as s3://bucket/prefix")
         return StoreSpec("s3", f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/"), options)
     return StoreSpec("memory" if parts.scheme == "memory" else "fsspec", url.rstrip("/"), options)
+
+
+def _shaped_spec(inner_url: str, options: dict[str, str]) -> StoreSpec:
+    """The spec names its wire, so that all processes that get it share the bandwidth."""
+    inner = parse_url(inner_url)
+    if inner.kind == "shaped":
+        raise UsageError(f"data dir shaped+{inner_url} is shaped twice", "write shaped+ once")
+    return StoreSpec("shaped", inner.root, {**options, "clock_id": options.get("clock_id") or secrets.token_hex(8)})
 
 
 def open_spec(spec: StoreSpec) -> Store:

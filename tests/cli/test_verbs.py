@@ -22,17 +22,22 @@ Options:
   -h, --help  Show this message and exit.
 
 Verbs:
-  list      What is there: workloads, loaders, formats, storage, accelerators.
-  plan      What would a run do and need; touches no storage.
-  generate  Make a synthetic dataset: parallel, resumable, the same for the
-            same seed.
-  import    Make a benchmark dataset out of real data.
-  verify    Is every shard whole, every sample's checksum right.
-  run       Measure: AU, throughput, stalls, for one loader; writes a run
-            folder.
-  report    Text, JSON, CSV or HTML out of saved runs.
-  serve-s3  A real S3 endpoint on loopback, for trying things out.
-  demo      All of it at a small size, ending in a table and an HTML page.
+  list       What is there: workloads, loaders, formats, storage,
+             accelerators.
+  plan       What would a run do and need; touches no storage.
+  generate   Make a synthetic dataset: parallel, resumable, the same for the
+             same seed.
+  import     Make a benchmark dataset out of real data.
+  verify     Is every shard whole, every sample's checksum right.
+  run        Measure: AU, throughput, stalls, for one loader; writes a run
+             folder.
+  probe      The raw ceiling of a storage as this client sees it.
+  report     Text, JSON, CSV or HTML out of saved runs.
+  check      Is a saved run valid; does it meet a rule set.
+  compare    Better, worse, or not distinguishable; the exit code is for CI.
+  selfcheck  Does this machine measure known answers right.
+  serve-s3   A real S3 endpoint on loopback, for trying things out.
+  demo       All of it at a small size, ending in a table and an HTML page.
 """
 
 ACCELERATORS = """\
@@ -65,7 +70,9 @@ def test_help(cli: Any) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, HELP, "")
 
 
-@pytest.mark.parametrize("verb", ["list", "plan", "generate", "import", "verify", "run", "report", "serve-s3", "demo"])
+@pytest.mark.parametrize(
+    "verb", ["list", "plan", "generate", "import", "verify", "run", "report", "check", "compare", "selfcheck", "serve-s3", "demo"]
+)
 def test_each_verb_has_help(verb: str, cli: Any) -> None:
     result = cli(verb, "--help")
     assert result.returncode == 0

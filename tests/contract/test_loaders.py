@@ -28,7 +28,7 @@ from storagebench.errors import DatasetError, UsageError
 from storagebench.manifest import Dataset
 from storagebench.protocols import DECODE_LEVELS, Batch, LoaderRun, LoadJob, StoreSpec
 from storagebench.registry import LOADERS, STORES, LoaderInfo, formats, loader_info, misfit, open_loader
-from storagebench.storage import open_spec
+from storagebench.storage import open_spec, parse_url
 from storagebench.workload import DatasetSpec, Workload
 
 NUM_SAMPLES = 23
@@ -116,6 +116,8 @@ def get_dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 def place(request: pytest.FixtureRequest, folder: Path, format_name: str, kind: str) -> StoreSpec:
     if kind == "s3":
         return StoreSpec("s3", f"s3://bench/loaders/{format_name}", {"endpoint_url": request.getfixturevalue("s3_server").endpoint_url})
+    if kind == "shaped":
+        return parse_url(f"shaped+{folder / 'shaped' / format_name}", {"bandwidth": "10GB"})
     url = {"posix": str(folder / format_name), "memory": f"memory://loaders/{format_name}", "fsspec": f"memory://fsspec-loaders/{format_name}"}[kind]
     return StoreSpec(kind, url)
 

@@ -131,7 +131,7 @@ def test_a_manifest_that_lies_is_refused(change: Any, words: str, cli: Any, data
     [
         (["--loader", "fils"], "unknown loader 'fils'"),
         (["--loader", "parquet"], "loader parquet reads Parquet row groups, and the dataset is npz"),
-        (["--loader", "s3"], "loader s3 works on s3 storage"),
+        (["--loader", "s3"], "loader s3 works on s3 or shaped storage"),
         (["--set", "loader.prefetch=3"], "unknown key 'loader.prefetch'"),
         (["--set", "loader.num_workers"], "has no '='"),
         (["--cache", "hot"], "run.cache"),

@@ -1,0 +1,79 @@
+"""`check RUN...`: is the number true, and does it meet a rule set. Reads run folders and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from storagebench.checks.setrules import Verdict
+    from storagebench.report.load import LoadedRun
+
+
+@click.command("check")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--rules", "rules_name", metavar="NAME", help="Judge by a rule set too: default, or mlperf-storage-v2.0-closed.")
+@click.option("--json", "as_json", is_flag=True, help="Print findings and verdicts as JSON.")
+def command(runs: tuple[Path, ...], rules_name: str | None, as_json: bool) -> int:
+    """Are saved runs valid, and do they meet a rule set. RUN is a run folder, or a results folder with several.
+
+    Exit code 6 where a run has an error finding or, with --rules, where a rule failed or is not written.
+    """
+    import json
+
+    from storagebench.checks.case import Case
+    from storagebench.checks.findings import NOT_WRITTEN
+    from storagebench.checks.rulesets import find_rule_set
+    from storagebench.checks.setrules import judge_rules
+    from storagebench.errors import EXIT_INVALID, EXIT_OK
+    from storagebench.report.load import load_runs
+
+    rules = None if rules_name is None else find_rule_set(rules_name)
+    loaded = load_runs(runs)
+    cases = [Case(run.run, run.summary, run.ranks, run.hosts) for run in loaded]
+    verdicts = None if rules is None else judge_rules(rules, cases)
+    passed = all(run.summary["valid"] for run in loaded) and all(verdict.status == "passed" for verdict in verdicts or [])
+    if as_json:
+        click.echo(json.dumps(_as_data(loaded, rules_name, verdicts, NOT_WRITTEN, passed), indent=1))
+    else:
+        blocks = [*map(_run_text, loaded), *([] if verdicts is None else [_rules_text(str(rules_name), verdicts)])]
+        unwritten = "".join(f"\n  {code}: {why}" for code, why in NOT_WRITTEN.items())
+        click.echo("\n\n".join([*blocks, f"not checked, since no rule is written:{unwritten}"]))
+    return EXIT_OK if passed else EXIT_INVALID
+
+
+def _as_data(
+    loaded: Sequence[LoadedRun], rules_name: str | None, verdicts: Sequence[Verdict] | None, not_written: Mapping[str, str], passed: bool
+) -> dict[str, Any]:
+    keys = ("run_id", "status", "valid", "findings")
+    rules = None if verdicts is None else {"name": rules_name, "verdicts": [verdict.as_dict() for verdict in verdicts]}
+    return {"passed": passed, "runs": [{key: run.summary[key] for key in keys} for run in loaded], "rules": rules, "not_written": dict(not_written)}
+
+
+def _run_text(run: LoadedRun) -> str:
+    from storagebench.report.wording import printable
+
+    findings = run.summary["findings"]
+    counts = {severity: sum(finding["severity"] == severity for finding in findings) for severity in ("error", "warning")}
+    found = ", ".join(f"{count} {severity}{'s' if count > 1 else ''}" for severity, count in counts.items() if count) or "no findings"
+    lines = [f"{printable(run.summary['run_id'])}: {'valid' if run.summary['valid'] else 'INVALID'}, {found}"]
+    for finding in findings:
+        lines.append(f"  {finding['severity']} {finding['code']}: {printable(finding['message'])}")
+        lines.append(f"    hint: {printable(finding['hint'])}")
+    return "\n".join(lines)
+
+
+def _rules_text(name: str, verdicts: Sequence[Verdict]) -> str:
+    from storagebench.report.wording import printable
+
+    counts = {status: sum(verdict.status == status for verdict in verdicts) for status in ("passed", "failed", "not_written")}
+    lines = [f"rules {name}: " + ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items() if count)]
+    for verdict in sorted(verdicts, key=lambda verdict: ("failed", "not_written", "passed").index(verdict.status)):
+        lines.append(f"  {verdict.status.replace('_', ' '):<11}  {verdict.rule}: {verdict.about}")
+        for failure in verdict.failures:
+            lines.append(f"    {printable(failure.message)}")
+            lines.append(f"    hint: {printable(failure.hint)}")
+    return "\n".join(lines)

@@ -1,0 +1,118 @@
+"""Linux native AIO (io_setup(2) ... io_getevents(2)) through ctypes: several O_DIRECT reads in flight from one thread, submitted in batches.
+
+Asynchronous for O_DIRECT only; buffered reads block in io_submit(2), so nothing here is used for them. No library is needed, and no privilege.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import platform
+from collections.abc import Iterator
+
+_NUMBERS = {
+    "x86_64": {"setup": 206, "destroy": 207, "getevents": 208, "submit": 209},
+    "aarch64": {"setup": 0, "destroy": 1, "submit": 2, "getevents": 4},
+}
+_OPCODE_PREAD = 0
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class _Control(ctypes.Structure):
+    """struct iocb of linux/aio_abi.h, little-endian."""
+
+    _fields_ = (
+        ("data", ctypes.c_uint64),
+        ("key", ctypes.c_uint32),
+        ("rw_flags", ctypes.c_uint32),
+        ("opcode", ctypes.c_uint16),
+        ("priority", ctypes.c_int16),
+        ("fd", ctypes.c_uint32),
+        ("buffer", ctypes.c_uint64),
+        ("num_bytes", ctypes.c_uint64),
+        ("offset", ctypes.c_int64),
+        ("reserved", ctypes.c_uint64),
+        ("flags", ctypes.c_uint32),
+        ("result_fd", ctypes.c_uint32),
+    )
+
+
+class _Event(ctypes.Structure):
+    """struct io_event."""
+
+    _fields_ = (("data", ctypes.c_uint64), ("control", ctypes.c_uint64), ("result", ctypes.c_int64), ("result2", ctypes.c_int64))
+
+
+class Ring:
+    """`depth` slots of `slot_bytes` page-aligned memory and a kernel context for as many reads. For one thread. Raises OSError where refused."""
+
+    def __init__(self, depth: int, slot_bytes: int) -> None:
+        numbers = _NUMBERS.get(platform.machine())
+        if numbers is None or platform.system() != "Linux":
+            raise OSError(95, "native AIO is known here on Linux with x86_64 or aarch64 only")
+        self._submit, self._getevents, self._destroy = (ctypes.c_long(numbers[name]) for name in ("submit", "getevents", "destroy"))
+        context = ctypes.c_ulong(0)
+        if _libc.syscall(ctypes.c_long(numbers["setup"]), ctypes.c_long(depth), ctypes.byref(context)) != 0:
+            raise _failed()
+        self._context = context
+        self._memory = mmap.mmap(-1, depth * slot_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self._controls = (_Control * depth)()
+        for slot, control in enumerate(self._controls):
+            control.data, control.opcode, control.buffer = slot, _OPCODE_PREAD, base + slot * slot_bytes
+        self._addresses = [ctypes.addressof(control) for control in self._controls]
+        self._pending = (ctypes.c_void_p * depth)()
+        self._num_pending = 0
+        self._events = (_Event * depth)()
+        self._depth, self._one = ctypes.c_long(depth), ctypes.c_long(1)
+
+    def put(self, slot: int, fd: int, offset: int, num_bytes: int) -> None:
+        """Have this free slot read; sent with the next `send`."""
+        control = self._controls[slot]
+        control.fd, control.offset, control.num_bytes = fd, offset, num_bytes
+        self._pending[self._num_pending] = self._addresses[slot]
+        self._num_pending += 1
+
+    def send(self) -> None:
+        """Submit all that was put. Raises OSError."""
+        sent = 0
+        while sent < self._num_pending:
+            rest = ctypes.byref(self._pending, sent * ctypes.sizeof(ctypes.c_void_p))
+            done = _libc.syscall(self._submit, self._context, ctypes.c_long(self._num_pending - sent), rest)
+            if done <= 0:
+                raise _failed()
+            sent += done
+        self._num_pending = 0
+
+    def wait(self) -> Iterator[tuple[int, int]]:
+        """Wait for at least one read; (slot, bytes read) of each that is done. Raises OSError with the error of a failed read."""
+        done = _libc.syscall(self._getevents, self._context, self._one, self._depth, self._events, None)
+        if done < 0:
+            if ctypes.get_errno() == 4:  # EINTR
+                return
+            raise _failed()
+        for index in range(done):
+            event = self._events[index]
+            if event.result < 0:
+                raise OSError(-event.result, os.strerror(-event.result))
+            yield int(event.data), int(event.result)
+
+    def close(self) -> None:
+        """Destroy the context; the kernel waits for what is in flight."""
+        _libc.syscall(self._destroy, self._context)
+
+
+def _failed() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+def is_available() -> bool:
+    """Whether this kernel (and its sandbox) gives native AIO."""
+    try:
+        Ring(1, mmap.PAGESIZE).close()
+    except OSError:
+        return False
+    return True

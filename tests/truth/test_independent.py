@@ -1,0 +1,312 @@
+"""`summary.json` against a second implementation that shares no code: real runs through the command line, and random traces through the judge."""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storagebench.checks.judge import write_summary
+from storagebench.records import rank_trace_path, read_trace
+
+INDEPENDENT = Path(__file__).parents[1] / "independent"
+MS = 1_000_000
+
+
+def recompute(*run_dirs: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-E", "-s", str(INDEPENDENT / "recompute.py"), *map(str, run_dirs)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def assert_agrees(*run_dirs: Path) -> None:
+    result = recompute(*run_dirs)
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout[-4000:] + result.stderr[-2000:]
+    assert result.stdout == f"{len(run_dirs)} runs: every figure agrees\n"
+
+
+def test_the_script_imports_nothing_of_storagebench() -> None:
+    own = {path.stem for path in INDEPENDENT.glob("*.py")}
+    assert {"recompute", "rank", "tables"} <= own
+    for path in INDEPENDENT.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or "" if node.level == 0 else "relative"] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.partition(".")[0] in {*sys.stdlib_module_names, "numpy", *own}, f"{path.name} imports {name}"
+                assert name.partition(".")[0] not in ("importlib", "runpy", "subprocess"), f"{path.name} imports {name}"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import recompute; sys.exit(any(name.startswith('storagebench') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code, str(INDEPENDENT)], check=False).returncode == 0
+
+
+# -- real runs ---------------------------------------------------------------------------------------------------------------------------------------
+
+
+def arguments(dataset: str, results: Path, *more: str) -> list[str]:
+    return ["run", "quick", "--data-dir", dataset, "--results-dir", str(results), "--run-id", "r", "--batch-size", "4", "--cache", "as-is",
+            "--null-duration", "0.2", *more]  # fmt: skip
+
+
+RUNS = {
+    "direct": ("--loader", "direct", "--compute-time", "3ms", "--epochs", "3", "--cache", "cold"),
+    "files": ("--loader", "files", "--num-accelerators", "2", "--compute-time", "5ms", "--remainder", "keep", "--verify", "full"),
+    "null": ("--loader", "null", "--compute-time", "1ms"),
+    "no compute": ("--loader", "direct", "--compute-time", "0", "--warmup-steps", "0"),
+    "bounded": ("--loader", "direct", "--compute-time", "2ms", "--epochs", "9", "--max-steps", "23", "--sync", "none"),
+}
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+def test_a_real_run_agrees(name: str, cli: Any, make_dataset: Any, tmp_path: Path) -> None:
+    path, _ = make_dataset(num_samples=65)
+    result = cli(*arguments(path, tmp_path, *RUNS[name]))
+    assert result.returncode == 0, result.stderr
+    assert_agrees(tmp_path / "r")
+
+
+def test_a_killed_run_agrees(make_dataset: Any, cli: Any, tmp_path: Path) -> None:
+    path, _ = make_dataset(num_samples=65)
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "storagebench",
+        *arguments(path, tmp_path, "--loader", "direct", "--compute-time", "10ms", "--epochs", "99"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    trace, end = rank_trace_path(tmp_path / "r", 0), time.monotonic() + 60
+    while not (trace.exists() and sum(step.kind == "step" for step in read_trace(trace).steps) > 20) and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert write_summary(tmp_path / "r")["status"] == "incomplete"
+    assert_agrees(tmp_path / "r")
+
+
+def test_a_wrong_figure_is_seen(cli: Any, make_dataset: Any, tmp_path: Path) -> None:
+    """Each figure of a real summary, changed by a millionth or made unknown: the comparison names it."""
+    path, _ = make_dataset(num_samples=65)
+    assert cli(*arguments(path, tmp_path, "--loader", "direct", "--compute-time", "3ms")).returncode == 0
+    file = tmp_path / "r" / "summary.json"
+    summary = json.loads(file.read_text())
+    figures = [name for name, value in summary.items() if isinstance(value, int | float) and not isinstance(value, bool) and name != "exit_code"]
+    assert len(figures) > 35
+    broken = {name: None if summary[name] == 0 else summary[name] * (1 + 1e-6) + 1e-8 for name in figures}
+    file.write_text(json.dumps({**summary, **broken}))
+    result = recompute(tmp_path / "r")
+    assert result.returncode == 1
+    named = {line.removeprefix(str(tmp_path / "r")).lstrip(".").partition(":")[0] for line in result.stdout.splitlines()}
+    assert named == set(figures)
+
+
+def test_the_parts_of_the_steps_are_the_wall_time(cli: Any, make_dataset: Any, tmp_path: Path) -> None:
+    """Fetch, compute, sync and host delay of all steps against the real clock. The schedule and the clock differ by how late one wake-up was, at most
+    the 2 ms of a step: under 0.1 % of a window of 2.4 s."""
+    path, _ = make_dataset(num_samples=2400, record_length_bytes=1000, record_length_bytes_stdev=0, samples_per_shard=20, format="webdataset")
+    result = cli(*arguments(path, tmp_path, "--loader", "direct", "--compute-time", "2ms", "--epochs", "1", "--batch-size", "1",
+                            "--num-accelerators", "2"), timeout=170)  # fmt: skip
+    result = result if result.returncode else cli("report", str(tmp_path / "r"))
+    assert result.returncode == 0, result.stderr
+    for rank in range(2):
+        steps = [step for step in read_trace(rank_trace_path(tmp_path / "r", rank)).steps if step.kind != "null"]
+        assert len(steps) == 1200
+        total, wall = 0, steps[-1].sync_end_ns - steps[0].sync_end_ns
+        for before, step in pairwise(steps):
+            fetch, compute = step.start_ns - before.release_ns, step.due_ns - step.start_ns
+            sync, host = step.release_ns - step.host_delay_ns - step.due_ns, step.host_delay_ns
+            assert min(fetch, compute, sync, host) >= 0
+            late, late_before = step.sync_end_ns - step.release_ns, before.sync_end_ns - before.release_ns
+            assert 0 <= late <= 2 * MS
+            assert fetch + compute + sync + host + late - late_before == step.sync_end_ns - before.sync_end_ns
+            total += fetch + compute + sync + host
+        assert wall > 2.3e9
+        assert abs(total - wall) <= 0.001 * wall
+
+
+# -- random traces -----------------------------------------------------------------------------------------------------------------------------------
+
+
+class RandomRun:
+    """A run folder out of a seed: schedules as the engine makes them, with everything optional there or not."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        rng = self.rng
+        self.world, self.epochs, self.warmup = rng.randint(1, 3), rng.randint(1, 3), rng.choice([0, 1, 1, 3, 12])
+        self.compute = rng.choice([0, 1_000_003, 7 * MS, 50 * MS])
+        self.prefetch, self.sync = rng.choice([1, 2, 4, 8]), rng.random() < 0.7
+        self.steps = [rng.randint(1, 30) for _ in range(self.epochs)]
+        self.sees_ready, self.sees_level = rng.random() < 0.5, rng.random() < 0.5
+        self.store = rng.choice(["posix", "posix", "s3"])
+        self.server, self.cut = rng.random() < 0.3, rng.random() < 0.1
+        self.hosts = [f"host-{rng.randint(0, 1)}" for _ in range(self.world)]
+        self.stop = rng.randint(1, sum(self.steps)) if rng.random() < 0.25 else None
+        self.begin = rng.randint(10**9, 10**15)
+
+    def write(self, run_dir: Path) -> Path:
+        (run_dir / "trace").mkdir(parents=True)
+        (run_dir / "run.json").write_text(json.dumps(self.run_json(run_dir.name)))
+        traces = self.rank_rows()
+        for rank, rows in enumerate(traces):
+            if rank == 0 or self.rng.random() > 0.05:
+                self.write_rows(rank_trace_path(run_dir, rank), rows, self.cut and rank == 0)
+        for host in sorted(set(self.hosts)):
+            self.write_rows(run_dir / "trace" / f"host-{host}.jsonl", self.host_rows(host), False)
+        write_summary(run_dir)
+        return run_dir
+
+    @staticmethod
+    def write_rows(path: Path, rows: list[dict[str, Any]], cut: bool) -> None:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows) + ('{"kind":"st' if cut else ""))
+
+    def run_json(self, run_id: str) -> dict[str, Any]:
+        rng = self.rng
+        settings = {"cache": rng.choice(["cold", "warm", "as-is", "direct"]), "decode": "parse", "remainder": rng.choice(["drop", "keep"]),
+                    "max_steps": self.stop, "sync": "step" if self.sync else "none", "duration_s": None}  # fmt: skip
+        return {
+            "schema_version": 1, "run_id": run_id, "accelerator": "x", "command_start_ns": self.begin - rng.randint(0, 10**10),
+            "config": {"name": "w", "loader": {"name": rng.choice(["direct", "null"])},
+                       "train": {"batch_size": 4, "epochs": self.epochs, "au_threshold": 0.9}, "run": settings},
+            "plan": {"compute_time_s": self.compute / 1e9, "world_size": self.world, "prefetch_batches": self.prefetch},
+            "dataset": {"format": "npz", "digest": "d", "record_bytes": 1, "stored_bytes": 1, "origin": None},
+            "store": {"kind": self.store}, "host": {"memory_bytes": 1}, "listing": rng.choice([None, {"listed": 3}]),
+        }  # fmt: skip
+
+    def rank_rows(self) -> list[list[dict[str, Any]]]:
+        rng, now = self.rng, [self.begin] * self.world
+        traces: list[list[dict[str, Any]]] = [[{"kind": "header", "rank": rank, "host": self.hosts[rank]}] for rank in range(self.world)]
+        number, schedule, stopped = 0, list(now), False
+        for rank, rows in enumerate(traces):
+            rows.append(
+                {"kind": "opened", "open_begin_ns": self.begin - 9 * MS, "open_end_ns": self.begin - 2 * MS, "effective": {"decode": "parse"}}
+            )
+            for step in range(rng.choice([0, 1, 2, 9])):
+                self.one_step(rows, "null", 0, step, now, schedule, [rank], now[rank])
+        for epoch, count in enumerate(self.steps):
+            now = [stamp + rng.randint(0, 5 * MS) for stamp in now]
+            schedule, starts, first_row = list(now), list(now), [len(rows) for rows in traces]
+            for rank, rows in enumerate(traces):
+                cache = {"cached_fraction_before": rng.choice([None, 0.0, rng.random()]), "method": "cachestat"}
+                if rank == 0 and rng.random() < 0.8:
+                    rows.append({"kind": "cache", "epoch": epoch, **cache, "server_cache": rng.choice([None, "unknown"])})
+                rows.append({"kind": "epoch_start", "epoch": epoch, "start_ns": starts[rank], "steps": count, "samples": 4 * count})
+            for index in range(count):
+                stopped = stopped or number == self.stop
+                if stopped:
+                    break
+                idle = index == count - 1 and rng.random() < 0.3
+                kinds = ["idle" if idle and rank else "warmup" if number < self.warmup else "step" for rank in range(self.world)]
+                for rank, rows in enumerate(traces):
+                    self.one_step(rows, kinds[rank], epoch, number, now, schedule, range(self.world), starts[rank], rank)
+                self.release(traces, now, schedule)
+                number += 1
+            if stopped and rng.random() < 0.5:
+                return traces
+            for rank, rows in enumerate(traces):
+                now[rank] += rng.randint(0, MS)
+                rows.append(self.epoch_end(epoch, starts[rank], now[rank], rows[first_row[rank] :]))
+            if stopped:
+                break
+        for rows in traces:
+            if rng.random() < 0.05:
+                rows.append({"kind": "error", "message": "m", "hint": "h", "exit_code": 4, "lost_peer": rng.random() < 0.5})
+            elif rng.random() > 0.05:
+                rows.append({"kind": "footer", "steps": number, "samples": 0})
+        return traces
+
+    def one_step(
+        self, rows: list[Any], kind: str, epoch: int, number: int, now: list[int], schedule: list[int], peers: Any, begin: int, rank: int = -1
+    ) -> None:
+        """Fetch and compute of one rank; the null loader's steps end here, the others when all ranks have theirs (`release`)."""
+        rng, rank = self.rng, peers[0] if rank < 0 else rank
+        asked = now[rank]
+        wait = rng.choice([0, 0, rng.randint(0, 3 * self.compute + MS)])
+        got = asked + wait + rng.randint(0, 20_000)
+        ready = rng.randint(min(begin, asked) - MS, asked) if not wait else asked + wait
+        start = schedule[rank] if kind == "idle" else max(schedule[rank], min(ready, got))
+        samples = 0 if kind == "idle" else rng.choice([4, 4, 4, 3])
+        due = start + self.compute * samples // 4
+        rows.append(
+            {
+                "kind": kind, "epoch": epoch, "step": number, "asked_ns": asked, "ready_ns": ready if self.sees_ready and kind != "idle" else None,
+                "got_ns": got, "start_ns": start, "due_ns": due, "compute_end_ns": due + rng.randint(0, 90_000), "release_ns": due, "sync_end_ns": due,
+                "host_delay_ns": 0, "queue_level": rng.randint(0, self.prefetch) if self.sees_level else None, "samples": samples,
+                "record_bytes": samples * rng.randint(900, 1100), "handover_bytes": samples * 1000, "verified": rng.randint(0, samples),
+                "errors": int(rng.random() < 0.01), "bad_samples": [[rng.randint(0, 9), "shard"]] if rng.random() < 0.02 else [],
+                "spans_s": {"read": rng.random(), "parse": rng.random()} if rng.random() < 0.8 else {}, "ids_hash": 1,
+            }
+        )  # fmt: skip
+        if kind == "null":
+            self.release([[rows[-1]]], now, schedule, rank)
+
+    def release(self, traces: list[list[Any]], now: list[int], schedule: list[int], only: int | None = None) -> None:
+        """Sync: the latest deadline, or each its own; and how late each rank woke, as a stall of the host where it was very late."""
+        latest = max(rows[-1]["due_ns"] for rows in traces) + self.rng.randint(0, 9_000)
+        for rank, rows in enumerate(traces):
+            step, place = rows[-1], rank if only is None else only
+            release = latest if self.sync else step["due_ns"]
+            stall = self.rng.randint(5 * MS, 30 * MS) if self.rng.random() < 0.05 else 0
+            step.update(release_ns=release + stall, host_delay_ns=stall, sync_end_ns=release + stall + (0 if stall else self.rng.randint(0, 80_000)))
+            now[place], schedule[place] = step["sync_end_ns"] + self.rng.randint(0, 10_000), step["release_ns"]
+
+    def epoch_end(self, epoch: int, start: int, end: int, rows: list[Any]) -> dict[str, Any]:
+        rng, delivered = self.rng, sum(row.get("record_bytes", 0) for row in rows)
+        stored = rng.choice([None, *[delivered + rng.randint(0, 999)] * 8])
+        return {
+            "kind": "epoch_end", "epoch": epoch, "start_ns": start, "end_ns": end, "samples": sum(row["samples"] for row in rows if row["kind"] != "epoch_start" and "samples" in row),
+            "dropped_samples_of_all": rng.randint(0, 3), "missing_samples_of_all": rng.choice([0, 0, 2]), "duplicate_samples_of_all": 0,
+            "storage_bytes": stored, "storage_method": "counted", "device_read_bytes": rng.choice([None, *[round(delivered * rng.random() * 1.5)] * 8]),
+            "server_device_bytes": rng.randint(0, 10**6) if self.server and rng.random() < 0.8 else None, "requests": rng.choice([None, 5, 9]),
+            "retries": rng.choice([0, 1]), "errors": 0, "rank_cpu_s": rng.random(), "worker_cpu_s": rng.random(),
+        }  # fmt: skip
+
+    def host_rows(self, host: str) -> list[dict[str, Any]]:
+        rng, rows = self.rng, [{"kind": "header", "host": host}]
+        totals = {"cpu_user_s": 0.0, "cpu_system_s": 0.0, "cpu_steal_s": 0.0}
+        device = rng.choice([None, 0])
+        for index in range(rng.randint(0, 4)):
+            totals = {name: value + rng.random() for name, value in totals.items()}
+            device = None if device is None else device + rng.randint(0, 10**6)
+            rows.append(
+                {
+                    "kind": "host",
+                    "monotonic_ns": self.begin + index * 10**9,
+                    "device_read_bytes": device,
+                    "rss_bytes": rng.randint(1, 10**9),
+                    **totals,
+                }
+            )
+        if rng.random() < 0.9:
+            rows.append({"kind": "end", "exit_code": 0, "failed_rank": None, "failure": "killed" if rng.random() < 0.1 else None})
+        return rows
+
+
+def test_random_traces_agree(tmp_path: Path) -> None:
+    run_dirs = [RandomRun(seed).write(tmp_path / f"run-{seed}") for seed in range(240)]
+    assert_agrees(*run_dirs)
+    summaries = [json.loads((run_dir / "summary.json").read_text()) for run_dir in run_dirs]
+    statuses = {summary["status"] for summary in summaries}
+    assert statuses == {"complete", "incomplete", "failed"}
+    credits = [row["credit_steps"] for summary in summaries for row in summary["per_rank"]]
+    assert sum(credit > 0 for credit in credits) > 20 and any(credit % 1 for credit in credits)
+    assert sum((summary["au_uncertainty"] or 0) > 0 for summary in summaries) > 20
+    assert sum(summary["au_nominal"] is None for summary in summaries) > 20
+    assert sum(0 < (summary["au_nominal"] or 0) < 1 for summary in summaries) > 100
+    for name in (
+        "cached_fraction_served",
+        "storage_bytes",
+        "server_cache",
+        "host_delay_s",
+        "time_to_first_batch_s",
+        "read_amplification",
+        "idle_steps",
+    ):
+        assert sum(bool(summary[name]) for summary in summaries) > 20, name

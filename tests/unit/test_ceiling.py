@@ -1,0 +1,92 @@
+"""A run beside the raw ceiling: what is probed for it, the figures, and the findings, each with a run that trips just this one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from storagebench.ceiling import ceiling_figures, probe_before_s
+from storagebench.checks.case import Case
+from storagebench.checks.ceiling_rules import CEILING_RULES
+from storagebench.errors import UsageError
+from storagebench.metrics import summarise
+from storagebench.probe.ceiling import ceiling_group
+from storagebench.records import Trace
+
+SECOND_NS = 10**9
+
+
+def host(*rates: float) -> Trace:
+    """A host's trace with the ceilings (bytes per second) before and after the run."""
+    records = [
+        {"kind": "ceiling", "when": when, "begin_ns": 0, "monotonic_ns": 3 * SECOND_NS, "bytes_per_s": rate}
+        for when, rate in zip(("before", "after"), rates, strict=False)
+    ]
+    return Trace({"kind": "header", "host": "node-1"}, (), tuple(records), False)
+
+
+def figures(*rates: float, delivered: float | None = 80.0, storage: int | None = 200) -> tuple[Any, Any, Any]:
+    found = ceiling_figures([host(*rates)], delivered, {"storage_bytes": storage, "delivered_bytes": 100})
+    return found["ceiling_bytes_per_s"], found["ceiling_range_bytes_per_s"], found["fraction_of_ceiling"]
+
+
+def test_figures() -> None:
+    assert figures() == (None, None, None)
+    assert figures(200.0, 208.0) == (204.0, [200.0, 208.0], pytest.approx(160 / 204))  # 80 delivered a second, 2 stored for each
+    assert figures(210.0, 200.0) == (205.0, [200.0, 210.0], pytest.approx(160 / 205))  # just 5 %
+    assert figures(200.0, 211.0) == (200.0, [200.0, 211.0], pytest.approx(0.8))
+    assert figures(200.0) == (200.0, None, pytest.approx(0.8))  # the run was ended before the second
+    assert figures(200.0, 200.0, delivered=None) == figures(200.0, 200.0, storage=None) == (200.0, [200.0, 200.0], None)
+    assert ceiling_figures([host(1.0), host(1.0)], 1.0, {"storage_bytes": 1, "delivered_bytes": 1})["ceiling_bytes_per_s"] is None
+    assert (probe_before_s([host(1.0, 1.0)]), probe_before_s([host()])) == (3.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("over", "rates", "codes"),
+    [
+        (1.0, (), []),
+        (1.0, (1.0, 1.0), []),
+        (1.0, (1.1, 1.11), []),
+        (1.029, (1.0, 1.0), []),
+        (1.031, (1.0, 1.0), ["FASTER_THAN_CEILING"]),
+        (1.0, (1.0, 1.051), ["CEILING_UNSTABLE"]),
+        (1.07, (1.0, 1.05), []),  # within 3 % of the range's upper end
+        (1.09, (1.0, 1.05), ["FASTER_THAN_CEILING"]),
+        (1.2, (1.0, 1.1), ["FASTER_THAN_CEILING", "CEILING_UNSTABLE"]),
+    ],
+)
+def test_findings(over: float, rates: tuple[float, ...], codes: list[str], report_make: Any) -> None:
+    """`rates` are multiples of the made-up run's own rate, `over` of which it reads."""
+    loaded = report_make()
+    plain = summarise(loaded.run, loaded.ranks, loaded.hosts)
+    own = plain["delivered_bytes_per_s"] * plain["storage_bytes"] / plain["delivered_bytes"]
+    hosts = [loaded.hosts[0]._replace(others=(*host(*(rate * own / over for rate in rates)).others, *loaded.hosts[0].others))]
+    summary = summarise(loaded.run, loaded.ranks, hosts)
+    found = [(code, each) for code, _, rule in CEILING_RULES for each in rule(Case(loaded.run, summary, loaded.ranks, hosts))]
+    assert [code for code, _ in found] == codes
+    assert all("MB/s" in each.message and each.hint for _, each in found)
+    assert summary["startup_s"] == pytest.approx(plain["startup_s"] - (3.0 if rates else 0.0))
+
+
+@pytest.mark.parametrize(
+    ("fields", "unit", "cache", "store", "expected"),
+    [
+        ({"format": "npz"}, "sample", "cold", "posix", ("read", "objects", None, "cold")),
+        ({"format": "npz"}, "sample", "direct", "s3", ("read", "objects", None, "client")),
+        ({"format": "webdataset", "num_samples": 256, "samples_per_shard": 4}, "sample", "direct", "posix", ("read", "random", 8192, "direct")),
+        ({"format": "webdataset", "num_samples": 256, "samples_per_shard": 4}, "shard", "warm", "posix", ("read", "sequential", 2**20, "warm")),
+    ],
+)
+def test_what_is_probed_for_a_run(fields: dict[str, Any], unit: str, cache: str, store: str, expected: tuple[Any, ...], make_dataset: Any) -> None:
+    _, dataset = make_dataset(**fields)
+    group = ceiling_group(dataset, unit, True, cache, store)
+    assert (group.direction, group.pattern, group.mode) == (expected[0], expected[1], expected[3])
+    assert group.request_bytes == (expected[2] or round(dataset.stored_bytes / dataset.num_samples))
+
+
+def test_a_sequence_of_samples_is_probed_in_sequence_and_as_is_is_refused(make_dataset: Any) -> None:
+    _, dataset = make_dataset(format="webdataset", num_samples=256, samples_per_shard=4)
+    assert ceiling_group(dataset, "sample", False, "cold", "posix").pattern == "sequential"
+    with pytest.raises(UsageError, match="as-is"):
+        ceiling_group(dataset, "sample", True, "as-is", "posix")

@@ -1,0 +1,364 @@
+"""Each finding has a golden-valid run and runs that trip just it; a rule that always passes is caught, and none finds fault with a good run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from storagebench.checks.case import ERROR, WARNING, Case
+from storagebench.checks.findings import NOT_WRITTEN, RULES, Rule, find
+from storagebench.metrics import summarise
+from storagebench.records import StepRecord, Trace, config_digest
+
+MS = 1_000_000
+
+
+@dataclass
+class Draft:
+    """A run to be spoilt. `patch` is put over the summary, for what no record can make alone."""
+
+    run: dict[str, Any]
+    ranks: list[Trace]
+    hosts: list[Trace]
+    patch: dict[str, Any] = field(default_factory=dict)
+
+    def case(self) -> Case:
+        digest = config_digest(self.run["config"])
+        ranks = [trace._replace(header={"config_digest": digest, **trace.header}) for trace in self.ranks]
+        return Case(self.run, {**summarise(self.run, ranks, self.hosts), **self.patch}, ranks, self.hosts)
+
+    def header(self, rank: int, **fields: Any) -> None:
+        self.ranks[rank] = self.ranks[rank]._replace(header={**self.ranks[rank].header, **fields})
+
+    def others(self, kind: str, rank: int | None = None, **fields: Any) -> None:
+        """Change the records of a kind, of one rank or all; a value that is a function is given the old one."""
+        for index, trace in enumerate(self.ranks):
+            if rank in (None, index):
+                self.ranks[index] = trace._replace(others=tuple(_changed(record, kind, fields) for record in trace.others))
+
+    def steps(self, rank: int, change: Callable[[StepRecord], StepRecord]) -> None:
+        trace = self.ranks[rank]
+        self.ranks[rank] = trace._replace(steps=tuple(step if step.kind == "null" else change(step) for step in trace.steps))
+
+    def host(self, **fields: Callable[[int, Any], Any]) -> None:
+        """Change the samples of the host; each function is given the index and the old value."""
+        trace = self.hosts[0]
+        changed = [
+            {**record, **{name: change(index, record[name]) for name, change in fields.items()}} if record["kind"] == "host" else record
+            for index, record in enumerate(trace.others)
+        ]
+        self.hosts[0] = trace._replace(others=tuple(changed))
+
+    def longer(self, rank: int, extra_ns: Callable[[int], int], part: str) -> None:
+        """Make each step longer by extra_ns(step) in one part: fetch, sync or host. All stamps after it move along."""
+        moved = 0
+
+        def change(step: StepRecord) -> StepRecord:
+            nonlocal moved
+            extra = extra_ns(step.step)
+            names = ("asked_ns", "ready_ns", "got_ns", "start_ns", "due_ns", "compute_end_ns", "release_ns", "sync_end_ns")
+            stamps = {name: getattr(step, name) + moved for name in names}
+            late = names[1:] if part == "fetch" else names[6:]
+            stamps.update({name: stamps[name] + extra for name in late})
+            moved += extra
+            return replace(step, **stamps, host_delay_ns=step.host_delay_ns + (extra if part == "host" else 0))
+
+        begins: dict[int, int] = {}
+
+        def follow(step: StepRecord) -> StepRecord:
+            begins.setdefault(step.epoch, moved)
+            return change(step)
+
+        self.steps(rank, follow)
+        trace = self.ranks[rank]
+        self.ranks[rank] = trace._replace(
+            others=tuple(
+                {**record, "start_ns": record["start_ns"] + begins[record["epoch"]]} if record["kind"] == "epoch_start" else record
+                for record in trace.others
+            )
+        )
+
+
+def _changed(record: Any, kind: str, fields: dict[str, Any]) -> Any:
+    if record["kind"] != kind:
+        return record
+    return {**record, **{name: value(record[name]) if callable(value) else value for name, value in fields.items()}}
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A run that trips one rule. `also` are codes that cannot but come with it."""
+
+    code: str
+    about: str
+    spoil: Callable[[Draft], None]
+    base: str = "long"
+    also: frozenset[str] = frozenset()
+
+
+def config(draft: Draft, section: str, **fields: Any) -> None:
+    draft.run["config"][section].update(fields)
+
+
+def ended_with_failure(draft: Draft) -> None:
+    draft.hosts[0] = draft.hosts[0]._replace(others=(*draft.hosts[0].others[:-1], {"kind": "end", "exit_code": 4, "failure": "the disk is full"}))
+
+
+def killed_rank(draft: Draft) -> None:
+    draft.ranks[1] = draft.ranks[1]._replace(others=tuple(record for record in draft.ranks[1].others if record["kind"] != "footer"))
+
+
+def rank_without_a_trace(draft: Draft) -> None:
+    draft.ranks.pop()
+
+
+def at_step(number: int, **fields: Any) -> Callable[[StepRecord], StepRecord]:
+    return lambda step: replace(step, **fields) if step.step == number else step
+
+
+def half_cached(draft: Draft) -> None:
+    draft.others("epoch_end", device_read_bytes=lambda old: old // 2)
+
+
+def called(cache: str, *more: Callable[[Draft], None]) -> Callable[[Draft], None]:
+    def spoil(draft: Draft) -> None:
+        config(draft, "run", cache=cache)
+        for each in more:
+            each(draft)
+
+    return spoil
+
+
+def store_lost_bytes(draft: Draft) -> None:
+    draft.others("epoch_end", storage_bytes=lambda old: old // 2, device_read_bytes=lambda old: old // 2)
+
+
+def epochs_one_byte_short(draft: Draft) -> None:
+    config(draft, "run", remainder="keep")
+    draft.run["dataset"]["record_bytes"] += 1
+
+
+def from_step(number: int, change: Callable[[StepRecord], StepRecord]) -> Callable[[StepRecord], StepRecord]:
+    return lambda step: change(step) if step.step >= number else step
+
+
+def cut_line(draft: Draft) -> None:
+    draft.ranks[0] = draft.ranks[0]._replace(truncated=True)
+
+
+def both_ranks(extra_ns: Callable[[int], int], part: str) -> Callable[[Draft], None]:
+    def spoil(draft: Draft) -> None:
+        for rank in range(2):
+            draft.longer(rank, extra_ns, part)
+
+    return spoil
+
+
+def one_rank_is_slow(draft: Draft) -> None:
+    draft.longer(0, lambda step: 6 * MS, "fetch")
+    draft.longer(1, lambda step: 6 * MS, "sync")
+
+
+def edited_config(draft: Draft) -> None:
+    for rank in range(2):
+        draft.header(rank, config_digest=config_digest(draft.run["config"]))
+    config(draft, "train", au_threshold=0.5)
+
+
+def unknown_server(draft: Draft) -> None:
+    draft.run["store"]["kind"] = "s3"
+    draft.run["host"]["memory_bytes"] = 1
+    draft.others("cache", server_cache="unknown")
+
+
+def slow_null_run(draft: Draft) -> None:
+    for rank, trace in enumerate(draft.ranks):
+        steps = [replace(step, sync_end_ns=step.sync_end_ns + step.step * 10 * MS) if step.kind == "null" else step for step in trace.steps]
+        draft.ranks[rank] = trace._replace(steps=tuple(steps))
+
+
+def parquet_without_ranges(draft: Draft) -> None:
+    draft.run["dataset"]["format"] = "parquet"
+    draft.run["ranges"] = "not native: whole objects"
+
+
+def never_checked(draft: Draft) -> None:
+    for rank in range(2):
+        draft.steps(rank, lambda step: replace(step, verified=0))
+
+
+def effective(draft: Draft, **fields: Any) -> None:
+    draft.others("opened", effective=lambda old: {**old, **fields})
+
+
+TRIPS = (
+    Trip("PARTIAL_RUN", "the command failed after its ranks", ended_with_failure),
+    Trip("PARTIAL_RANKS", "a rank died", killed_rank),
+    Trip("PARTIAL_RANKS", "a rank left no trace", rank_without_a_trace),
+    Trip("CHECKSUM", "two bad samples", lambda d: d.steps(0, at_step(9, errors=2, bad_samples=((1, "a"), (2, "b"))))),
+    Trip("SAMPLE_COVERAGE", "samples are missing", lambda d: d.others("epoch_end", 0, missing_samples_of_all=3)),
+    Trip("SAMPLE_COVERAGE", "samples came twice", lambda d: d.others("epoch_end", 0, duplicate_samples_of_all=1)),
+    Trip("CACHE_SUSPECT", "cached before a cold epoch", lambda d: d.others("cache", cached_fraction_before=0.03)),
+    Trip("CACHE_SUSPECT", "a cold run served from the cache", half_cached),
+    Trip("CACHE_SUSPECT", "a direct run served from a cache", called("direct", half_cached)),
+    Trip("CACHE_SUSPECT", "a warm run read the device", called("warm")),
+    Trip("RAM_BACKED", "tmpfs", lambda d: d.run["host"]["data_filesystem"].update(type="tmpfs")),
+    Trip("BYTES", "more delivered than read", store_lost_bytes),
+    Trip("BYTES", "an epoch is a byte short", epochs_one_byte_short),
+    Trip("ERRORS", "a read failed and the run went on", lambda d: d.others("epoch_end", 1, errors=2)),
+    Trip("FASTER_THAN_CEILING", "over the ceiling", lambda d: d.patch.update(fraction_of_ceiling=1.04)),
+    Trip("SAMPLE_COUNTS", "a step counts a sample more", lambda d: d.steps(1, at_step(77, samples=17))),
+    Trip("SAMPLE_COUNTS", "a step without bytes", lambda d: d.steps(0, at_step(78, record_bytes=0))),
+    Trip("TRACE_GAP", "a step is left out", lambda d: d.steps(1, from_step(900, lambda step: replace(step, step=step.step + 1)))),
+    Trip("TRACE_GAP", "an epoch ends early", lambda d: d.others("epoch_start", 0, steps=lambda old: old + 1)),
+    Trip("TRACE_GAP", "a line is cut", cut_line, also=frozenset({"PARTIAL_RUN"})),
+    Trip(
+        "TIME_PARTS", "the clock runs on after the schedule", lambda d: d.steps(1, lambda s: replace(s, sync_end_ns=s.sync_end_ns + 2 * s.step * MS))
+    ),
+    Trip("MIXED_VERSIONS", "a trace of another run", lambda d: d.header(1, run_id="another")),
+    Trip("MIXED_VERSIONS", "a rank of another version", lambda d: d.header(0, version="0.0.9")),
+    Trip("MIXED_VERSIONS", "a rank of another dataset", lambda d: d.header(0, dataset_digest="sha256:other")),
+    Trip("MIXED_VERSIONS", "a rank of another boot", lambda d: d.header(1, boot_id="c")),
+    Trip("DATASET_CHANGED", "a rank read another dataset", lambda d: d.others("dataset", 1, digest="sha256:other")),
+    Trip("CONFIG_CHANGED", "run.json was edited", edited_config),
+    Trip("UNVERIFIED_DATA", "no checksum", never_checked),
+    Trip("CACHED", "as it is, and cached", called("as-is", half_cached)),
+    Trip("SERVER_CACHE_UNKNOWN", "a server that nobody sees", unknown_server),
+    Trip("CACHE_UNPROVEN", "no device counter", lambda d: d.others("epoch_end", device_read_bytes=None)),
+    Trip("SMALL_DATASET", "as it is, and nothing counts", called("as-is", lambda d: d.others("epoch_end", device_read_bytes=None))),
+    Trip("TOO_SHORT", "16 s", lambda d: None, base="short"),
+    Trip("FEW_STEPS", "a deep queue", lambda d: d.run["plan"].update(prefetch_batches=100)),
+    Trip("NOT_STEADY", "steps grow longer", both_ranks(lambda step: step * 2000, "fetch")),
+    Trip("NOT_STEADY", "the end is slower", both_ranks(lambda step: 4 * MS if step >= 3072 else 0, "fetch")),
+    Trip("RANK_SKEW", "rank 0 is slow", one_rank_is_slow),
+    Trip("HOST_LIMITED", "woken late", both_ranks(lambda step: MS, "host")),
+    Trip("HARNESS_LIMITED", "the null run is slow", slow_null_run),
+    Trip("VM_STEAL", "5 % stolen", lambda d: d.host(cpu_steal_s=lambda index, old: old + 0.1 * index)),
+    Trip("CLOCK_STEP", "the wall clock was set", lambda d: d.host(wall_ns=lambda index, old: old + (700 * MS if index > 30 else 0))),
+    Trip("AU_UNCERTAIN", "prefetched batches", lambda d: d.patch.update(au_uncertainty=0.06)),
+    Trip("COMPRESSIBLE_DATA", "zeros", lambda d: d.run["dataset"]["origin"].update(compressibility=0.3)),
+    Trip("DECODE_DIFFERS", "decoded further", lambda d: effective(d, decode="full")),
+    Trip("RANGES_NOT_NATIVE", "no ranges", parquet_without_ranges),
+    Trip("RETRIES", "a retry", lambda d: d.others("epoch_end", 0, retries=1)),
+    Trip("LOADER_SETTINGS", "a note", lambda d: effective(d, notes=["4 of 8 workers are used"])),
+)
+
+
+@pytest.fixture(scope="module")
+def bases(report_make: Any) -> dict[str, Draft]:
+    """Two valid runs of two ranks: long enough to publish, and short."""
+    return {"long": _complete(report_make(steps=1600)), "short": _complete(report_make(steps=400))}
+
+
+def _complete(loaded: Any) -> Draft:
+    """The made-up run with all that a real one records of itself and its host."""
+    run = copy.deepcopy(dict(loaded.run))
+    header = {"run_id": run["run_id"], "version": run["versions"]["storagebench"], "dataset_digest": run["dataset"]["digest"]}
+    dataset = {"kind": "dataset", "digest": run["dataset"]["digest"]}
+    ranks = [trace._replace(header={**trace.header, **header}, others=(dataset, *trace.others)) for trace in loaded.ranks]
+    begin, end = ranks[0].header["monotonic_ns"], ranks[0].steps[-1].sync_end_ns
+    wall = ranks[0].header["wall_ns"] - begin
+    names = {"cpu_user_s": 0.8, "cpu_system_s": 0.2, "cpu_idle_s": 0.9, "cpu_iowait_s": 0.095, "cpu_steal_s": 0.005}
+    samples = []
+    for index, now in enumerate(range(begin, end, 10**9)):
+        counters = {name: share * index for name, share in names.items()}
+        samples.append({"kind": "host", "monotonic_ns": now, "wall_ns": now + wall, "device_read_bytes": 0, "rss_bytes": 10**9, **counters})
+    last = loaded.hosts[0].others[-1]
+    host = loaded.hosts[0]._replace(header={**loaded.hosts[0].header, "boot_id": "b"}, others=(*samples, last))
+    return Draft(run, ranks, [host])
+
+
+def tripped(bases: dict[str, Draft], trip: Trip) -> Case:
+    base = bases[trip.base]
+    draft = Draft(copy.deepcopy(base.run), list(base.ranks), list(base.hosts))
+    trip.spoil(draft)
+    return draft.case()
+
+
+def codes(case: Case, rules: Sequence[Rule] = RULES) -> set[str]:
+    return {finding.code for finding in find(case, rules)}
+
+
+def name(trip: Trip) -> str:
+    return f"{trip.code}: {trip.about}"
+
+
+def always_passes(case: Case) -> Iterator[Any]:
+    return iter(())
+
+
+def test_the_golden_run_has_no_findings(bases: dict[str, Draft]) -> None:
+    assert find(bases["long"].case()) == []
+
+
+def test_every_code_has_one_row_and_a_run_that_trips_it() -> None:
+    rows = [rule.code for rule in RULES]
+    assert len(rows) == len(set(rows))
+    assert {trip.code for trip in TRIPS} == set(rows)
+    assert {rule.severity for rule in RULES} == {ERROR, WARNING}
+    assert not set(NOT_WRITTEN) & set(rows)
+
+
+@pytest.mark.parametrize("trip", TRIPS, ids=name)
+def test_a_spoilt_run_trips_just_its_rule(trip: Trip, bases: dict[str, Draft]) -> None:
+    case = tripped(bases, trip)
+    assert codes(case) == {trip.code} | trip.also
+    (severity,) = {rule.severity for rule in RULES if rule.code == trip.code}
+    for finding in find(case):
+        if finding.code == trip.code:
+            assert finding.severity == severity
+            assert finding.message and finding.hint
+            assert finding.message.strip() == finding.message and not finding.message.endswith(".")
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+def test_a_rule_that_always_passes_is_caught(rule: Rule, bases: dict[str, Draft]) -> None:
+    mutated = tuple(row._replace(check=always_passes) if row is rule else row for row in RULES)
+    for trip in TRIPS:
+        if trip.code == rule.code:
+            case = tripped(bases, trip)
+            assert codes(case, mutated) == set(trip.also), name(trip)
+            assert codes(case, [rule]) == {rule.code}, name(trip)
+    assert codes(bases["long"].case(), [rule]) == set()
+
+
+def test_errors_come_first(bases: dict[str, Draft]) -> None:
+    base = bases["short"]
+    draft = Draft(copy.deepcopy(base.run), list(base.ranks), list(base.hosts))
+    draft.others("epoch_end", 0, missing_samples_of_all=3)
+    assert [(finding.code, finding.severity) for finding in find(draft.case())] == [("SAMPLE_COVERAGE", "error"), ("TOO_SHORT", "warning")]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda d: d.others("cache", cached_fraction_before=0.02), "CACHE_SUSPECT"),
+        (lambda d: d.patch.update(fraction_of_ceiling=1.03), "FASTER_THAN_CEILING"),
+        (lambda d: d.patch.update(window_s=60.0), "TOO_SHORT"),
+        (lambda d: d.run["plan"].update(prefetch_batches=63), "FEW_STEPS"),
+        (both_ranks(lambda step: 400, "fetch"), "NOT_STEADY"),
+        (both_ranks(lambda step: step * 200, "fetch"), "NOT_STEADY"),
+        (lambda d: d.host(wall_ns=lambda index, old: old + (500 * MS if index > 30 else 0)), "CLOCK_STEP"),
+        (lambda d: d.host(cpu_steal_s=lambda index, old: old + 0.015 * index), "VM_STEAL"),
+        (both_ranks(lambda step: MS // 5, "host"), "HOST_LIMITED"),
+    ],
+)
+def test_what_is_within_the_bound_is_not_found(spoil: Callable[[Draft], None], code: str, bases: dict[str, Draft]) -> None:
+    assert code not in codes(tripped(bases, Trip(code, "", spoil)))
+
+
+def test_steps_that_only_scatter_are_steady(report_make: Any) -> None:
+    """Half of the steps wait 9 ms in the mean: a window of 32 of them is off by more than 7.5 % by chance alone."""
+    assert "NOT_STEADY" not in codes(_complete(report_make(stall_ms=9.0, stalled=0.5, steps=400)).case())
+
+
+def test_a_bounded_run_may_end_an_epoch_early(bases: dict[str, Draft]) -> None:
+    def bounded(draft: Draft) -> None:
+        config(draft, "run", max_steps=3200)
+        draft.others("epoch_start", steps=lambda old: old + 1)
+
+    assert codes(tripped(bases, Trip("TRACE_GAP", "", bounded))) == set()
