@@ -1,11 +1,11 @@
 """Our prober against fio on the local disk, at 1 MiB and at 128 KiB: is `probe`'s ceiling within 5 % of the best that fio reaches?
 
-Each side's best setting is chosen in a pass of its own and then fixed. Then pairs in ABBA order (fio ours, ours fio), with a pair of fio against
-itself beside each two, so that the noise of the device stands next to the difference. The first round is dropped. Every measurement reads each byte
-of the same scratch files once with O_DIRECT, and none of them is in the page cache before it. Before each of our passes the device rests for as long
+Each side's best setting is chosen in a pass of its own and then fixed. Then rounds of pairs in ABBA order (fio ours, ours fio), beside each the
+same with fio on both sides, so that the noise of the device stands next to the difference. The first round is dropped. Every measurement reads each
+byte of the same scratch files once with O_DIRECT, and none of them is in the page cache before it. Before each of our passes the device rests for as long
 as fio takes to start and end: a disk with a limited rate saves up credit meanwhile (seen here: 10 % on 1 GiB after 0.5 s), and fio would have it alone.
 
-    python benchmarks/probe_vs_fio.py --folder /data --size 1GiB --rounds 15
+    python benchmarks/probe_vs_fio.py --folder /data --size 1GiB --rounds 11
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Reader = Callable[[], float]  # one pass; bytes per second
 
 @dataclass(frozen=True)
 class Result:
-    """One request size. Ratios are ours/fio and fio/fio, in order; rates are medians over the pairs in bytes per second."""
+    """One request size. Ratios are ours/fio and fio/fio, one a round; rates are medians over the rounds' passes in bytes per second."""
 
     request_bytes: int
     fio_setting: str
@@ -122,18 +122,25 @@ def choose(readers: dict[str, Reader], repeats: int) -> str:
     return max((name for name in rates if rates[name]), key=lambda name: median(rates[name]))
 
 
-def pairs(theirs: Reader, ours: Reader, rounds: int, dropped: int) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """(fio, ours) pairs in ABBA order, and (fio, fio) pairs, whose first and second change places too. The first `dropped` rounds do not count."""
-    compared, null = [], []
+def abba(a: Reader, b: Reader) -> tuple[float, list[float], list[float]]:
+    """Four passes in the order a b b a: the ratio b/a in which a drift of the device cancels (geometric mean of both pairs), and the rates of each."""
+    first, second, third, fourth = a(), b(), b(), a()
+    return ((second * third) / (first * fourth)) ** 0.5, [first, fourth], [second, third]
+
+
+def rounds_of(theirs: Reader, ours: Reader, rounds: int, dropped: int) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Each round once ours against fio and once fio against itself: the ratios of both, and the rates of fio and ours. The first `dropped` do not count."""
+    ratios, nulls, fio_rates, our_rates = [], [], [], []
     for turn in range(1 - dropped, rounds + 1):
-        a, b = theirs(), ours()
-        c, d = ours(), theirs()
-        first, second = theirs(), theirs()
+        ratio, a, b = abba(theirs, ours)
+        null, _, _ = abba(theirs, theirs)
         if turn > 0:
-            compared += [(a, b), (d, c)]
-            null.append((first, second) if turn % 2 else (second, first))
-            say(f"  round {turn}: ours/fio {b / a:.3f} {c / d:.3f}, fio/fio {second / first:.3f}")
-    return compared, null
+            ratios.append(ratio)
+            nulls.append(null)
+            fio_rates += a
+            our_rates += b
+            say(f"  round {turn}: ours/fio {ratio:.3f}, fio/fio {null:.3f}")
+    return ratios, nulls, fio_rates, our_rates
 
 
 def compare(place: FilesPlace, program: str, request_bytes: int, rounds: int, repeats: int, dropped: int, settings: Sequence[fio.Setting]) -> Result:
@@ -146,15 +153,15 @@ def compare(place: FilesPlace, program: str, request_bytes: int, rounds: int, re
     fio_best = choose(theirs, repeats)
     say(f"{request_bytes // 1024} KiB: ours (threads x depth)")
     our_best = choose(ours, repeats)
-    compared, null = pairs(theirs[fio_best], ours[our_best], rounds, dropped)
+    ratios, nulls, fio_rates, our_rates = rounds_of(theirs[fio_best], ours[our_best], rounds, dropped)
     return Result(
         request_bytes=request_bytes,
         fio_setting=fio_best,
         our_setting=our_best,
-        fio_bytes_per_s=median(a for a, _ in compared),
-        our_bytes_per_s=median(b for _, b in compared),
-        ratios=tuple(b / a for a, b in compared),
-        null_ratios=tuple(b / a for a, b in null),
+        fio_bytes_per_s=median(fio_rates),
+        our_bytes_per_s=median(our_rates),
+        ratios=tuple(ratios),
+        null_ratios=tuple(nulls),
     )
 
 
@@ -178,7 +185,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, help="folder on the disk (scratch files are made in it and removed); default: a new temporary one")
     parser.add_argument("--size", default="1GiB", help="bytes of one pass")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of four compared passes and two of fio alone, after one that is dropped")
+    parser.add_argument("--rounds", type=int, default=11, help="rounds of four passes compared and four of fio alone, after one that is dropped")
     parser.add_argument("--repeats", type=int, default=3, help="passes of each setting when the best one is chosen")
     parser.add_argument("--json", type=Path, help="write all ratios into this file")
     parser.add_argument("--smoke", action="store_true", help="a few seconds at a tiny size, to see that it works: the ratios mean nothing")

@@ -50,10 +50,8 @@ def command(
 
     URL holds a dataset, whose shards are only read; or is a folder or prefix, in which scratch data is made and removed.
     """
-    from storagebench.errors import InterruptedRunError
-    from storagebench.launch import Interrupted, handling_signals
     from storagebench.probe.probe import Asked
-    from storagebench.storage import open_spec, parse_url
+    from storagebench.storage import parse_url
     from storagebench.units import parse_duration, parse_size
 
     spec = parse_url(url, parse_storage_options(storage_option))
@@ -67,17 +65,25 @@ def command(
         served=_served(spec),
     )
     fio = _fio(with_fio, spec.kind, direct or not buffered)
+    click.echo(_ended_in_order(spec, asked, fio, url, as_json), nl=False)
+
+
+def _ended_in_order(spec: StoreSpec, asked: Asked, fio: str | None, url: str, as_json: bool) -> str:
+    """The probe's text; a signal ends it with its scratch data removed and its store closed."""
+    from storagebench.errors import InterruptedRunError
+    from storagebench.launch import Interrupted, handling_signals
+    from storagebench.storage import open_spec
+
     store = open_spec(_with_connections(spec))
     try:
         with handling_signals():
-            text = _probe(store, asked, fio, url, as_json)
+            return _probe(store, asked, fio, url, as_json)
     except Interrupted as error:
         ended = InterruptedRunError(error.message.replace("the run", "the probe"), "its scratch data is removed")
         ended.exit_code = error.exit_code
         raise ended from None
     finally:
         store.close()
-    click.echo(text, nl=False)
 
 
 def _request_bytes(request_sizes: tuple[str, ...], workload: str | None) -> tuple[int, ...]:

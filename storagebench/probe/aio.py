@@ -11,6 +11,8 @@ import os
 import platform
 from collections.abc import Iterator
 
+from storagebench.probe.memory import buffer
+
 _NUMBERS = {
     "x86_64": {"setup": 206, "destroy": 207, "getevents": 208, "submit": 209},
     "aarch64": {"setup": 0, "destroy": 1, "submit": 2, "getevents": 4},
@@ -57,7 +59,7 @@ class Ring:
         if _libc.syscall(ctypes.c_long(numbers["setup"]), ctypes.c_long(depth), ctypes.byref(context)) != 0:
             raise _failed()
         self._context = context
-        self._memory = mmap.mmap(-1, depth * slot_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+        self._memory = buffer(depth * slot_bytes)
         base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._controls = (_Control * depth)()
         for slot, control in enumerate(self._controls):

@@ -100,6 +100,7 @@ def _segment(cell: Cell, work: Work, seed: int, left_s: float | None, endless: b
     begin_ns, log = crew.run(left_s)
     cpu_s = time.process_time() - cpu_before_s
     rows = np.array(log, np.int64).reshape(-1, 3)
+    begin_ns = min(begin_ns, int(rows[:, 0].min())) if len(rows) else begin_ns  # a thread may pass the gate before this one does
     end_ns = int(rows[:, 1].max()) if len(rows) else begin_ns + 1
     if left_s is not None and cell.group.direction == "read":
         end_ns = min(end_ns, begin_ns + round(left_s * _NS))

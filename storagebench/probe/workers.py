@@ -17,9 +17,9 @@ import numpy as np
 
 from storagebench.errors import DatasetError, StorageError
 from storagebench.probe.aio import Ring
+from storagebench.probe.memory import buffer, unique_block
 from storagebench.probe.plan import align
 from storagebench.protocols import Extent, Store
-from storagebench.storage.posix import aligned_buffer
 
 Source = Iterator[tuple[int, int, int]]  # file, offset, bytes; may be shared by threads
 Log = list[tuple[int, int, int]]
@@ -91,11 +91,11 @@ class FileReader:
 
     def __init__(self, paths: list[str], buffer_bytes: int, direct: bool) -> None:
         self._files = _Files(paths, os.O_RDONLY | (os.O_DIRECT if direct else 0))
-        self._buffer = aligned_buffer(align(buffer_bytes))
+        self._buffer = buffer(align(buffer_bytes))
         self._direct = direct
 
     def run(self, source: Source, gate: Gate, until: Until, log: Log) -> None:
-        files, buffer, now = self._files, self._buffer, monotonic_ns
+        files, target, now = self._files, self._buffer, monotonic_ns
         index = 0
         gate.wait()
         try:
@@ -105,7 +105,7 @@ class FileReader:
                     break
                 fd, got = files.fd(index), 0
                 while got < length:  # more than one call only where the kernel returns short
-                    done = os.preadv(fd, [buffer[got : align(length) if self._direct else length]], offset + got)
+                    done = os.preadv(fd, [target[got : align(length) if self._direct else length]], offset + got)
                     if done == 0:
                         files.raise_short(index, offset, length, got)
                     got += done
@@ -238,12 +238,3 @@ class StoreWriter:
             with self._store.create(key) as sink:
                 sink.write(self._buffer[:length])
             log.append((begin, now(), length))
-
-
-def unique_block(num_bytes: int) -> memoryview:
-    """Page-aligned random bytes: what no storage compresses or has already."""
-    block = aligned_buffer(num_bytes)
-    for low in range(0, num_bytes, 1 << 20):
-        high = min(low + (1 << 20), num_bytes)
-        block[low:high] = os.urandom(high - low)
-    return block

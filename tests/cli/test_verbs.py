@@ -71,7 +71,7 @@ def test_help(cli: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["list", "plan", "generate", "import", "verify", "run", "report", "check", "compare", "selfcheck", "serve-s3", "demo"]
+    "verb", ["list", "plan", "generate", "import", "verify", "run", "probe", "report", "check", "compare", "selfcheck", "serve-s3", "demo"]
 )
 def test_each_verb_has_help(verb: str, cli: Any) -> None:
     result = cli(verb, "--help")
