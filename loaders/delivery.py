@@ -21,6 +21,7 @@ from storagebench.errors import DatasetError, UsageError
 from storagebench.manifest import Dataset
 from storagebench.protocols import DECODE_LEVELS, Batch, IOCounters, LoaderCounters, LoadJob
 from storagebench.registry import format_info, open_format
+from storagebench.usage import Watch
 
 VERIFY_ONE_IN = 64
 _SAMPLED_HASH = 0x9E3779B97F4A7C15
@@ -116,6 +117,8 @@ class Piece:
     finished_ns: int
     worker: int = 0
     counters: ProcessCounters = field(default_factory=ProcessCounters)
+    prep_cpu_s: float = 0.0
+    run_delay_s: float = 0.0
 
     def part(self, low: int, high: int) -> Piece:
         """Samples low .. high of it; of the spans the same share."""
@@ -129,6 +132,8 @@ class Piece:
             checksums=None if self.checksums is None else self.checksums[low:high],
             checked=None if self.checked is None else self.checked[low:high],
             spans_s={name: seconds * share for name, seconds in self.spans_s.items()},
+            prep_cpu_s=self.prep_cpu_s * share,
+            run_delay_s=self.run_delay_s * share,
         )
 
 
@@ -156,9 +161,10 @@ class Deliverer:
             return np.asarray((mixed >> np.uint64(32)) % np.uint64(VERIFY_ONE_IN) == 0)
         return np.zeros(len(ids), dtype=np.bool_)
 
-    def deliver_stored(self, ids: NDArray[np.int64], stored: Sequence[memoryview], fetch_s: float) -> Piece:
-        """Samples whose stored bytes (`Dataset.extent`) lie in memory. DatasetError names the shard where the container is damaged."""
-        spans = {"fetch": fetch_s}
+    def deliver_stored(self, ids: NDArray[np.int64], stored: Sequence[memoryview], watch: Watch) -> Piece:
+        """Samples whose stored bytes (`Dataset.extent`) lie in memory; `watch` was started before they were fetched. DatasetError names the shard where
+        the container is damaged."""
+        spans, fetch_cpu_s = {"fetch": watch.wall_s()}, watch.cpu_s()
         begin = time.perf_counter()
         if self.level >= 2:
             records = [self._parse(int(sample), data) for sample, data in zip(ids, stored, strict=True)]
@@ -166,10 +172,13 @@ class Deliverer:
             records = [self._locate(int(sample), data) for sample, data in zip(ids, stored, strict=True)]
         if self.level >= 2:
             spans["parse"] = time.perf_counter() - begin
-        return self.deliver_records(ids, records, spans)
+        return self.deliver_records(ids, records, spans, watch, fetch_cpu_s)
 
-    def deliver_records(self, ids: NDArray[np.int64], records: Sequence[memoryview], spans: Mapping[str, float]) -> Piece:
-        """Samples whose records lie in memory, after parsing: checksum, then decode. `spans`: the stages before this one."""
+    def deliver_records(
+        self, ids: NDArray[np.int64], records: Sequence[memoryview], spans: Mapping[str, float], watch: Watch, fetch_cpu_s: float = 0.0
+    ) -> Piece:
+        """Samples whose records lie in memory, after parsing: checksum, then decode. `spans`: the stages before this one; `fetch_cpu_s`: what the fetch
+        used of this thread's CPU time since `watch` was started."""
         checked = self.to_check(ids)
         checksums = None
         spans = dict(spans)
@@ -187,7 +196,18 @@ class Deliverer:
             data = [value for value, _ in decoded]
             handover = np.array([size for _, size in decoded], np.int64)
             spans["decode"] = time.perf_counter() - begin
-        return Piece(ids, data, sizes, handover, checksums, checked if checksums is not None else None, spans, time.monotonic_ns())
+        return Piece(
+            sample_ids=ids,
+            data=data,
+            record_sizes=sizes,
+            handover_sizes=handover,
+            checksums=checksums,
+            checked=checked if checksums is not None else None,
+            spans_s=spans,
+            finished_ns=time.monotonic_ns(),
+            prep_cpu_s=watch.cpu_s() - fetch_cpu_s,
+            run_delay_s=watch.delay_s(),
+        )
 
     def _locate(self, sample: int, stored: memoryview) -> memoryview:
         if not self.whole_shard:
@@ -240,6 +260,8 @@ def join(pieces: Sequence[Piece], queue_level: int | None) -> Batch:
         ready_ns=max(piece.finished_ns for piece in pieces),
         queue_level=queue_level,
         spans_s=spans,
+        prep_cpu_s=sum(piece.prep_cpu_s for piece in pieces),
+        run_delay_s=sum(piece.run_delay_s for piece in pieces),
     )
 
 

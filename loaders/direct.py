@@ -7,7 +7,6 @@ their own buffers, which are handed on without a copy.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from storagebench.protocols import Batch, Extent, LoaderCounters, LoaderRun, Loa
 from storagebench.sampling import EpochPlan, cut, split_work
 from storagebench.storage import open_spec
 from storagebench.storage.posix import ALIGNMENT_BYTES, aligned_buffer
+from storagebench.usage import Watch
 
 
 class DirectLoader:
@@ -122,7 +122,7 @@ class DirectRun:
         return [deliverer.dataset.extent(int(sample), deliverer.whole_shard) for sample in ids]
 
     def _read_in_place(self, ids: NDArray[np.int64], memory: memoryview) -> Piece:
-        begin = time.perf_counter()
+        watch = Watch()
         stored, position = [], 0
         for extent in self._extents(ids):
             length = extent.length or 0
@@ -130,12 +130,12 @@ class DirectRun:
             self._store.read_into(extent, target)
             stored.append(target)
             position += -(-length // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        return self._deliverer.deliver_stored(ids, stored, time.perf_counter() - begin)
+        return self._deliverer.deliver_stored(ids, stored, watch)
 
     def _read_from_store(self, ids: NDArray[np.int64]) -> Piece:
-        begin = time.perf_counter()
+        watch = Watch()
         stored = self._store.read(self._extents(ids))
-        return self._deliverer.deliver_stored(ids, stored, time.perf_counter() - begin)
+        return self._deliverer.deliver_stored(ids, stored, watch)
 
     def next(self) -> Batch | None:
         if self._held is not None and self._held.slab is not None:

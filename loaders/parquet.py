@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from storagebench.loaders.delivery import Deliverer, Piece, ProcessMeter, at_least_parse, join, refuse_io_modes, total_counters
-from storagebench.loaders.row_groups import RowGroup, RowGroupReader
+from storagebench.loaders.row_groups import Cost, RowGroup, RowGroupReader
 from storagebench.plan import plan_job
 from storagebench.protocols import Batch, IOCounters, LoaderCounters, LoaderRun, LoadJob
 from storagebench.sampling import EpochPlan, Indices, buffer_shuffle, cut, split_work
+from storagebench.usage import Watch
 
 
 class ParquetLoader:
@@ -150,17 +151,19 @@ class ParquetRun:
     def _deliver(self, part: _Part) -> None:
         """In a thread of the pool: take the records out of their row groups and through the decode level."""
         try:
-            fetch_s, records = 0.0, []
+            watch, costs, records = Watch(), [], []
             for position, number in zip(part.positions.tolist(), np.searchsorted(self._ends, part.positions, side="right").tolist(), strict=True):
-                record, seconds = self._take(number, position)
+                record, cost = self._take(number, position)
                 records.append(record)
-                fetch_s += seconds
-            part.piece.set_result(self._deliverer.deliver_records(self._ids[part.positions], records, {"fetch": fetch_s}))
+                costs.append(cost)
+            spans = {"fetch": sum(cost.fetch_s for cost in costs)}
+            piece = self._deliverer.deliver_records(self._ids[part.positions], records, spans, watch)
+            part.piece.set_result(replace(piece, run_delay_s=piece.run_delay_s + sum(cost.run_delay_s for cost in costs)))
         except Exception as error:  # `next` raises it
             part.piece.set_exception(error)
 
-    def _take(self, number: int, position: int) -> tuple[memoryview, float]:
-        """A record and the seconds to count for it; the row group is let go with its last record."""
+    def _take(self, number: int, position: int) -> tuple[memoryview, Cost]:
+        """A record and the cost to count for it; the row group is let go with its last record."""
         with self._lock:
             reading = self._readings[number]
             reading.left -= 1

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +15,19 @@ from storagebench.errors import DatasetError
 from storagebench.manifest import Dataset
 from storagebench.protocols import IOCounters, StoreSpec
 from storagebench.storage.arrow import ArrowFiles
+from storagebench.usage import Watch
 
 _FOOTER_THREADS = 16
 _PYARROW_ERRORS = (pa.ArrowException, OSError, KeyError, ValueError)
 _HINT = "run `storagebench verify`, then generate or import the dataset again"
 _COPY_BELOW = 4
+
+
+class Cost(NamedTuple):
+    """Seconds of the thread that read, and how many of them it had no core."""
+
+    fetch_s: float = 0.0
+    run_delay_s: float = 0.0
 
 
 class RowGroup:
@@ -30,15 +37,15 @@ class RowGroup:
     shuffle buffer late, and would keep all of it alive meanwhile.
     """
 
-    def __init__(self, records: list[memoryview], fetch_s: float) -> None:
+    def __init__(self, records: list[memoryview], cost: Cost) -> None:
         self._lock = threading.Lock()
         self._records: list[memoryview | None] = list(records)
         self._left = len(records)
         self._is_view = True
-        self._fetch_s = fetch_s
+        self._cost = cost
 
-    def take(self, row: int) -> tuple[memoryview, float]:
-        """The record, and the seconds that reading the row group took, to be counted by the first who asks."""
+    def take(self, row: int) -> tuple[memoryview, Cost]:
+        """The record, and what reading the row group took, to be counted by the first who asks."""
         with self._lock:
             record, self._records[row] = self._records[row], None
             assert record is not None, "a record is taken once"
@@ -46,8 +53,8 @@ class RowGroup:
             if self._is_view and self._left * _COPY_BELOW <= len(self._records):
                 self._records = [None if other is None else memoryview(bytes(other)) for other in self._records]
                 self._is_view = False
-            seconds, self._fetch_s = self._fetch_s, 0.0
-            return record, seconds
+            cost, self._cost = self._cost, Cost()
+            return record, cost
 
 
 class RowGroupReader:
@@ -83,7 +90,7 @@ class RowGroupReader:
         """Open the shard, read the row group (with `pre_buffer`, no threads), close. Raises DatasetError, StorageError."""
         shard = int(self.shards[group])
         name = self._dataset.names[shard]
-        begin = time.perf_counter()
+        watch = Watch()
         try:
             with self._files.open(name, int(self._dataset.shard_bytes[shard])) as source:
                 file = pq.ParquetFile(source, metadata=self._footers[shard], pre_buffer=True)
@@ -95,7 +102,7 @@ class RowGroupReader:
         except _PYARROW_ERRORS as error:
             raise self._files.explain(error, name) from None
         self._check(group, name, ids, records)
-        return RowGroup(records, time.perf_counter() - begin)
+        return RowGroup(records, Cost(watch.wall_s(), watch.delay_s()))
 
     def _check(self, group: int, name: str, ids: Any, records: list[memoryview]) -> None:
         """The rows are the samples that the manifest has there, by their own ids and lengths."""

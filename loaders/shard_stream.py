@@ -28,6 +28,7 @@ from storagebench.plan import plan_job
 from storagebench.protocols import LoadJob, Store
 from storagebench.sampling import EpochPlan, Indices
 from storagebench.storage import open_spec
+from storagebench.usage import Watch
 
 _HINT = "run `storagebench verify`, then generate or import the dataset again"
 _DAMAGES = (tarfile.TarError, ValueError, EOFError, AssertionError)  # the library asserts on what it reads
@@ -95,15 +96,15 @@ class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not t
         _, shards = plan_shards(self._job, epoch)
         with closing(self._samples(shards[worker :: self._num_workers], epoch, worker)) as samples:
             while not self._signal[1]:
-                begin = time.perf_counter()
+                watch = Watch()
                 some = list(islice(samples, self._piece_samples))
                 if not some:
                     return
                 ids = np.array([sample for sample, _ in some], np.int64)
-                yield self._finish(ids, [record for _, record in some], time.perf_counter() - begin, meter)
+                yield self._finish(ids, [record for _, record in some], watch, meter)
 
-    def _finish(self, ids: Indices, records: list[memoryview], fetch_s: float, meter: ProcessMeter) -> Piece:
-        piece = self._deliverer.deliver_records(ids, records, {"fetch": fetch_s})
+    def _finish(self, ids: Indices, records: list[memoryview], watch: Watch, meter: ProcessMeter) -> Piece:
+        piece = self._deliverer.deliver_records(ids, records, {"fetch": watch.wall_s()}, watch, watch.cpu_s())
         if torch.utils.data.get_worker_info() is None:
             return finished(piece, piece.data, meter)
         begin = time.perf_counter()

@@ -25,6 +25,7 @@ from storagebench.plan import plan_job
 from storagebench.protocols import Batch, Extent, LoaderCounters, LoadJob, Store
 from storagebench.sampling import EpochPlan, cut, split_work
 from storagebench.storage import open_spec
+from storagebench.usage import Watch
 
 
 class PieceDataset(Dataset[Any]):  # type: ignore[misc]
@@ -51,9 +52,9 @@ class PieceDataset(Dataset[Any]):  # type: ignore[misc]
     def _piece(self, store: Store, ids: NDArray[np.int64]) -> Piece:
         deliverer = self._deliverer
         extents = [deliverer.dataset.extent(int(sample), deliverer.whole_shard) for sample in ids]
-        begin = time.perf_counter()
+        watch = Watch()
         tensor, memory, stored = self._fetch(store, extents)
-        piece = deliverer.deliver_stored(ids, stored, time.perf_counter() - begin)
+        piece = deliverer.deliver_stored(ids, stored, watch)
         if torch.utils.data.get_worker_info() is None:
             return finished(piece, piece.data, self._meter)
         begin = time.perf_counter()

@@ -10,23 +10,35 @@ from storagebench.records import Trace
 STABLE_WITHIN = 0.05
 
 
-def ceiling_figures(hosts: Sequence[Trace], delivered_bytes_per_s: float | None, totals: Mapping[str, Any]) -> dict[str, Any]:
+def stored_per_delivered(run: Mapping[str, Any], totals: Mapping[str, Any]) -> float | None:
+    """Bytes that the storage returned for each delivered byte; None where unknown.
+
+    A run that was cut short (--max-steps, --duration) had read ahead what it never delivered: there it is what the dataset has for a record byte.
+    """
+    bounds = run["config"]["run"]
+    if totals["storage_bytes"] is None or not totals["delivered_bytes"]:
+        return None
+    if bounds["max_steps"] is not None or bounds["duration_s"] is not None:
+        return float(run["dataset"]["stored_bytes"] / run["dataset"]["record_bytes"])
+    return float(totals["storage_bytes"] / totals["delivered_bytes"])
+
+
+def ceiling_figures(run: Mapping[str, Any], hosts: Sequence[Trace], delivered_bytes_per_s: float | None, totals: Mapping[str, Any]) -> dict[str, Any]:
     """`ceiling_bytes_per_s`, `ceiling_range_bytes_per_s` ([lower, higher] of before and after), `fraction_of_ceiling`; None where unknown.
 
     The ceiling is the mean of before and after where the higher is at most 5 % over the lower, else the lower. The fraction is the rate of
-    storage_bytes in the window over it: the delivered rate times the run's storage bytes for each delivered byte. Only runs on one host have one.
+    storage_bytes in the window over it: the delivered rate times `stored_per_delivered`. Only runs on one host have one.
     """
     found = {record["when"]: float(record["bytes_per_s"]) for trace in hosts for record in trace.of_kind("ceiling")}
     if not found or len(hosts) != 1:
         return {"ceiling_bytes_per_s": None, "ceiling_range_bytes_per_s": None, "fraction_of_ceiling": None}
     low, high = min(found.values()), max(found.values())
     ceiling = low if is_unstable(low, high) else (low + high) / 2
-    storage, delivered = totals["storage_bytes"], totals["delivered_bytes"]
-    known = storage is not None and delivered and delivered_bytes_per_s is not None
+    ratio = stored_per_delivered(run, totals)
     return {
         "ceiling_bytes_per_s": ceiling,
         "ceiling_range_bytes_per_s": [low, high] if len(found) > 1 else None,
-        "fraction_of_ceiling": delivered_bytes_per_s * storage / delivered / ceiling if known and delivered_bytes_per_s is not None else None,
+        "fraction_of_ceiling": None if ratio is None or delivered_bytes_per_s is None else delivered_bytes_per_s * ratio / ceiling,
     }
 
 

@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "verify": ("verify", "Is every shard whole, every sample's checksum right."),
     "run": ("run", "Measure: AU, throughput, stalls, for one loader; writes a run folder."),
     "probe": ("probe", "The raw ceiling of a storage as this client sees it."),
+    "diagnose": ("diagnose", "Where the time goes, and the next knob to turn."),
     "report": ("report", "Text, JSON, CSV or HTML out of saved runs."),
     "check": ("check", "Is a saved run valid; does it meet a rule set."),
     "compare": ("compare", "Better, worse, or not distinguishable; the exit code is for CI."),

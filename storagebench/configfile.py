@@ -62,6 +62,18 @@ def load_workload(name: str, overrides: Sequence[tuple[str, Any, str]] = ()) -> 
     return Configured(workload, provenance)
 
 
+def changed(configured: Configured, settings: Mapping[str, Any], origin: str) -> Configured:
+    """The same request with these fields (key path -> value) set anew. Raises UsageError for a value that does not fit."""
+    values = configured.workload.model_dump()
+    for key, value in settings.items():
+        _put(values, tuple(key.split(".")), value)
+    provenance = {**configured.provenance, **dict.fromkeys(settings, origin)}
+    try:
+        return Configured(Workload.model_validate(values), provenance)
+    except ValidationError as error:
+        raise UsageError("; ".join(_sentence(item, provenance, origin) for item in error.errors()), "choose other settings") from None
+
+
 def _find(name: str) -> Path:
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)

@@ -6,7 +6,6 @@ the fake clock and the real run are the same code. It judges nothing; what it co
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ from storagebench.clock import Clock
 from storagebench.errors import RankError
 from storagebench.protocols import Batch, LoaderCounters, LoaderRun
 from storagebench.records import StepRecord
+from storagebench.usage import Usage, read_usage
 from storagebench.world import World
 
 _MIN_NULL_STEPS = 5
@@ -77,6 +77,7 @@ class Engine:
         self._first_start_ns: int | None = None
         self._stopped = False
         self._samples_done = 0
+        self._is_first_of_host = world.place.rank_of_host == 0
 
     def run(self, loader: LoaderRun, null_loader: LoaderRun | None) -> None:
         """The whole run of this rank: the null loader, then the epochs. The loader is left drained and open."""
@@ -115,7 +116,7 @@ class Engine:
         plan = loader.plan(epoch)
         server_before = self._cache.device_bytes()
         before = loader.counters()
-        cpu_before_s = _own_cpu_s()
+        usage_before = read_usage(self._is_first_of_host)
         if self._first_start_ns is None:
             self._first_start_ns = self._world.max_ns(self._clock.now_ns())
         begin_ns = self._clock.now_ns()
@@ -140,11 +141,11 @@ class Engine:
             self._world.barrier()
         last_ns = self._clock.now_ns()
         planned = sum(plan.sizes[:done])
-        self._end_epoch(loader, epoch, seen, planned, plan.dropped_samples, before, server_before, cpu_before_s, begin_ns, last_ns)
+        self._end_epoch(loader, epoch, seen, planned, plan.dropped_samples, before, server_before, usage_before, begin_ns, last_ns)
 
     def _prepare_cache(self, epoch: int) -> None:
         self._world.barrier()
-        if self._world.place.rank_of_host == 0:
+        if self._is_first_of_host:
             found = self._cache.prepare(epoch)
             self._trace.write({"kind": "cache", "epoch": epoch, **found})
         self._world.barrier()
@@ -194,6 +195,8 @@ class Engine:
             record_bytes=batch.record_bytes if batch else 0,
             handover_bytes=batch.handover_bytes if batch else 0,
             spans_s={name: round(seconds, 9) for name, seconds in batch.spans_s.items()} if batch else {},
+            prep_cpu_s=round(batch.prep_cpu_s, 9) if batch else 0.0,
+            run_delay_s=round(batch.run_delay_s, 9) if batch else 0.0,
             ids_hash=crc32c(batch.sample_ids.tobytes()) if batch else 0,
         )
         return record, batch, wake.end_ns, release_ns
@@ -220,13 +223,13 @@ class Engine:
         dropped: int,
         before: LoaderCounters,
         server_before: int | None,
-        cpu_before_s: float,
+        usage_before: Usage,
         begin_ns: int,
         last_ns: int,
     ) -> None:
         """Counters of this rank, and the proof over all ranks that each planned sample came once. Outside of every window."""
         after = loader.counters()
-        cpu_s = _own_cpu_s() - cpu_before_s
+        usage = read_usage(self._is_first_of_host)
         server_after = self._cache.device_bytes()
         delivered = int(seen.sum())
         planned_of_all = sum(self._world.gather(planned))
@@ -251,7 +254,9 @@ class Engine:
                 "requests": _minus(after.requests, before.requests),
                 "retries": after.retries - before.retries,
                 "errors": after.errors - before.errors,
-                "rank_cpu_s": round(cpu_s, 6),
+                "rank_cpu_s": round(usage.cpu_s - usage_before.cpu_s, 6),
+                "rank_run_delay_s": _grown(usage.run_delay_s, usage_before.run_delay_s),
+                "host_busy_s": _grown(usage.host_busy_s, usage_before.host_busy_s),
                 "worker_cpu_s": round(after.worker_cpu_s - before.worker_cpu_s, 6),
             }
         )
@@ -263,7 +268,6 @@ def _minus(after: int | None, before: int | None) -> int | None:
     return None if after is None else after - (before or 0)
 
 
-def _own_cpu_s() -> float:
-    """User + system seconds of this process, its threads included."""
-    times = os.times()
-    return times.user + times.system
+def _grown(after: float | None, before: float | None) -> float | None:
+    """Seconds that a counter grew by; None where it is not known."""
+    return None if after is None or before is None else round(after - before, 6)

@@ -130,6 +130,10 @@ class HostTrace:
         """Write down what the storage gave raw, `before` or `after` the run; `begin_ns` when that probe began."""
         self._trace.write({"kind": "ceiling", "when": when, "begin_ns": begin_ns, **clock_pair(self._clock), **found})
 
+    def headroom(self, begin_ns: int, found: Mapping[str, Any]) -> None:
+        """Write down what the storage gave when it was asked for more than the run had asked for."""
+        self._trace.write({"kind": "headroom", "begin_ns": begin_ns, **clock_pair(self._clock), **found})
+
     def end(self, outcome: Mapping[str, Any]) -> None:
         """Write how the run ended, and close."""
         self._trace.write({"kind": "end", **clock_pair(self._clock), **outcome})

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from storagebench.ceiling import ceiling_figures, probe_before_s
+from storagebench.limits import limits
 from storagebench.records import SCHEMA_VERSION, StepRecord, Trace
-from storagebench.window import EpochWindow, RankWindow, in_step, rank_window
+from storagebench.window import EpochWindow, RankWindow, in_step, rank_window, waits_and_steps_s
 
 Summary = dict[str, Any]
 MAX_AMPLIFICATION = 1.2
@@ -32,7 +33,7 @@ def summarise(run: Mapping[str, Any], ranks: Sequence[Trace], hosts: Sequence[Tr
     effective = opened[0]["effective"] if opened else {}
     longest_ns = max((window.length_ns for window in windows), default=0)
     rates = _rates(run, windows, longest_ns)
-    return {
+    summary = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run["run_id"],
         "status": _status(run, ranks, ends),
@@ -65,14 +66,14 @@ def summarise(run: Mapping[str, Any], ranks: Sequence[Trace], hosts: Sequence[Tr
         **_times(run, ranks, windows, probe_before_s(hosts)),
         **_quantiles(ranks, windows),
         **_cpu(ranks, hosts, totals["delivered_bytes"]),
-        **ceiling_figures(hosts, rates["delivered_bytes_per_s"], totals),
-        "bottleneck": None,
+        **ceiling_figures(run, hosts, rates["delivered_bytes_per_s"], totals),
         **_proof(ranks),
         "listing": run.get("listing"),
         "per_epoch": per_epoch,
         "per_rank": [_per_rank(trace, window) for trace, window in zip(ranks, windows, strict=True)],
         "per_host": _per_host(ranks, windows, hosts),
     }
+    return {**summary, "limits": limits(run, ranks, hosts, windows, summary)}
 
 
 def _status(run: Mapping[str, Any], ranks: Sequence[Trace], ends: Sequence[Mapping[str, Any]]) -> str:
@@ -207,7 +208,7 @@ def _times(run: Mapping[str, Any], ranks: Sequence[Trace], windows: Sequence[Ran
     starts = [record["start_ns"] for trace in ranks for record in trace.of_kind("epoch_start") if record["epoch"] == 0]
     stops = [step.sync_end_ns for trace in ranks for step in trace.steps if step.kind != "null"]
     ends = stops + [record["end_ns"] for trace in ranks for record in trace.of_kind("epoch_end")]
-    epochs_s = sum(_epoch_span_s(ranks, epoch) for epoch in range(run["config"]["train"]["epochs"]))
+    epochs_s = _epoch_spans_s(ranks)
     wall_s = (max(ends) - min(starts)) / 1e9 if starts and ends else None
     firsts = [_first_batch_s(trace) for trace in ranks]
     costs_ns = _sync_costs_ns(ranks)
@@ -228,10 +229,17 @@ def _times(run: Mapping[str, Any], ranks: Sequence[Trace], windows: Sequence[Ran
     }
 
 
-def _epoch_span_s(ranks: Sequence[Trace], epoch: int) -> float:
-    starts = [record["start_ns"] for trace in ranks for record in trace.of_kind("epoch_start") if record["epoch"] == epoch]
-    ends = [step.sync_end_ns for trace in ranks for step in trace.steps if step.epoch == epoch and step.kind != "null"]
-    return (max(ends) - min(starts)) / 1e9 if starts and ends else 0.0
+def _epoch_spans_s(ranks: Sequence[Trace]) -> float:
+    """Seconds in all epochs, each from the first rank's loader start to the last rank's last step."""
+    begins: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    for trace in ranks:
+        for record in trace.of_kind("epoch_start"):
+            begins[record["epoch"]] = min(begins.get(record["epoch"], record["start_ns"]), record["start_ns"])
+        for step in trace.steps:
+            if step.kind != "null":
+                ends[step.epoch] = max(ends.get(step.epoch, 0), step.sync_end_ns)
+    return sum(ends[epoch] - begin_ns for epoch, begin_ns in begins.items() if epoch in ends) / 1e9
 
 
 def _null_span_s(trace: Trace) -> float:
@@ -278,25 +286,11 @@ def quantiles(values_s: Sequence[float]) -> dict[str, float] | None:
 
 def fetch_times_s(trace: Trace) -> list[float]:
     """How long each measured step waited for its batch, in the schedule: 0 where the batch was ready."""
-    return [fetch for fetch, _ in _fetch_and_step_s(trace)]
-
-
-def _fetch_and_step_s(trace: Trace) -> list[tuple[float, float]]:
-    starts = {record["epoch"]: record["start_ns"] for record in trace.of_kind("epoch_start")}
-    rows, epoch, previous_ns = [], -1, 0
-    for step in trace.steps:
-        if step.kind == "null":
-            continue
-        if step.epoch != epoch:
-            epoch, previous_ns = step.epoch, starts.get(step.epoch, step.asked_ns)
-        if step.kind == "step":
-            rows.append(((step.start_ns - previous_ns) / 1e9, (step.release_ns - previous_ns) / 1e9))
-        previous_ns = step.release_ns
-    return rows
+    return [fetch for fetch, _ in waits_and_steps_s(trace)]
 
 
 def _quantiles(ranks: Sequence[Trace], windows: Sequence[RankWindow]) -> Summary:
-    rows = [row for trace in ranks for row in _fetch_and_step_s(trace)]
+    rows = [row for trace in ranks for row in waits_and_steps_s(trace)]
     return {"fetch_quantiles_s": quantiles([fetch for fetch, _ in rows]), "step_quantiles_s": quantiles([step for _, step in rows])}
 
 

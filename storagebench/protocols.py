@@ -169,7 +169,8 @@ class Batch:
 
     `sample_ids` int64[n]; `record_bytes` and `handover_bytes` are counted as they arrived; `checksums` uint32[n] with `checked` bool[n] where the
     record was read through; `ready_ns` (CLOCK_MONOTONIC) when the whole batch lay in this process, None where the loader cannot tell;
-    `queue_level` batches that were ready behind this one; `spans_s` seconds spent per stage, summed over workers.
+    `queue_level` batches that were ready behind this one; `spans_s` seconds spent per stage, summed over workers, `prep_cpu_s` CPU seconds of
+    those after the fetch, `run_delay_s` seconds in which a worker was ready to go on and had no core.
     `data` is a list of sequences that together have one object a sample, in the order of `sample_ids`: the record's bytes (memoryview or uint8
     tensor), or at decode level full what decoding made of it. It is valid until the next `next()`, `drain()` or `close()`.
     """
@@ -183,6 +184,8 @@ class Batch:
     ready_ns: int | None = None
     queue_level: int | None = None
     spans_s: Mapping[str, float] = field(default_factory=dict)
+    prep_cpu_s: float = 0.0
+    run_delay_s: float = 0.0
 
     @property
     def num_samples(self) -> int:

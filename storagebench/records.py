@@ -4,7 +4,8 @@ Judging never needs the bench: this module imports no loader, dataset, storage, 
 reaches the kernel by one write() before the next step, so a SIGKILL loses at most the step in flight. Only a broken *last* line is tolerated.
 
 Schema 1. Kinds: header, dataset (as the rank read it), opened (the loader), null (a step of the null loader), cache, epoch_start, warmup, step, idle,
-epoch_end, error, footer; in host files: header, host (a sample each second), ceiling (the storage probed raw), end. Stamps are CLOCK_MONOTONIC nanoseconds of that host.
+epoch_end, error, footer; in host files: header, host (a sample each second), ceiling (the storage probed raw),
+headroom (the storage asked for more than the run did), end. Stamps are CLOCK_MONOTONIC nanoseconds of that host.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class StepRecord:
     """One step of one rank. Times are nanoseconds of CLOCK_MONOTONIC.
 
     The schedule: `start_ns` = max(end of the step before, ready), `due_ns` = start + compute, `release_ns` = the scheduled end after sync, later than
-    the ranks' latest due only by a host stall. The real clock: `asked_ns`, `ready_ns`, `got_ns`, `compute_end_ns`, `sync_end_ns`.
+    the ranks' latest due only by a host stall. The real clock: `asked_ns`, `ready_ns`, `got_ns`, `compute_end_ns`, `sync_end_ns`. `spans_s` is wall
+    time of the stages over all workers, `prep_cpu_s` the CPU time of those after the fetch, `run_delay_s` how long workers at it were without a core.
     """
 
     kind: str
@@ -55,6 +57,8 @@ class StepRecord:
     errors: int = 0
     verified: int = 0
     spans_s: Mapping[str, float] = field(default_factory=dict)
+    prep_cpu_s: float = 0.0
+    run_delay_s: float = 0.0
     ids_hash: int = 0
     checksum: int | None = None
     bad_samples: tuple[tuple[int, str], ...] = ()

@@ -16,9 +16,10 @@ from typing import Any
 
 from storagebench import __version__, host
 from storagebench.cachestate import HostCache
-from storagebench.checks.judge import write_summary
+from storagebench.checks.judge import judge, write_summary
 from storagebench.clock import SystemClock
 from storagebench.configfile import Configured
+from storagebench.diagnosis.online import wants_headroom
 from storagebench.engine import Engine, EngineJob
 from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError, UsageError
 from storagebench.launch import Interrupted, Outcome, handling_signals, rank_failure, run_ranks
@@ -26,7 +27,7 @@ from storagebench.loaders.null import NullLoader
 from storagebench.manifest import Dataset, load_dataset
 from storagebench.metrics import Summary
 from storagebench.plan import make_plan, refuse_if_too_large
-from storagebench.probe.ceiling import ceiling_group, run_ceiling
+from storagebench.probe.ceiling import ceiling_group, run_ceiling, run_headroom
 from storagebench.probe.plan import Group
 from storagebench.protocols import LoadJob, Store, StoreSpec
 from storagebench.records import (
@@ -76,7 +77,7 @@ def prepare(request: Request) -> Path:
     """
     workload = request.configured.workload
     info = loader_info(workload.loader.name)
-    spec = _store_spec(request, info, workload)
+    spec = store_spec(request)
     problem = misfit(workload.loader.name, info.formats[0], spec.kind, workload.run.cache == "direct")
     if problem is not None:
         raise problem
@@ -96,7 +97,8 @@ def prepare(request: Request) -> Path:
     ceiling = _ceiling_asked(request, info, dataset, spec.kind)
     plan = make_plan(workload, workload.run.num_accelerators, dataset)
     refuse_if_too_large(plan, host.free(), workload.run.memory_limit_fraction)
-    if spec.kind == "memory" and (plan.world_size > 1 or (info.workers == "processes" and workload.loader.num_workers)):
+    in_process = spec.kind == "memory" or (spec.kind == "shaped" and spec.root.startswith("memory://"))
+    if in_process and (plan.world_size > 1 or (info.workers == "processes" and workload.loader.num_workers)):
         raise UsageError("a dataset in memory:// lives in one process", "use one accelerator and --num-workers 0, or a path")
     run_dir = create_run_dir(request.results_dir, request.run_id)
     clock = SystemClock()
@@ -134,8 +136,10 @@ def prepare(request: Request) -> Path:
     return run_dir
 
 
-def _store_spec(request: Request, info: LoaderInfo, workload: Workload) -> StoreSpec:
+def store_spec(request: Request) -> StoreSpec:
     """The store with what the job implies: O_DIRECT for --cache direct, the loader's own S3 client where the user names none."""
+    workload = request.configured.workload
+    info = loader_info(workload.loader.name)
     spec = parse_url(request.data_dir, request.storage_options)
     options = dict(spec.options)
     if spec.kind == "posix" and workload.run.cache == "direct":
@@ -202,6 +206,7 @@ def execute(run_dir: Path, debug: bool = False) -> Summary:
                 outcome = run_ranks(rank_main, str(run_dir), run["plan"]["world_size"], needs_workers, debug)
             if outcome.exit_code == EXIT_OK:
                 _probe_ceiling(run, spec, trace, clock, "after")
+                _probe_headroom(run_dir, run, spec, trace, clock)
     except StorageBenchError as error:
         failure = error
         outcome = Outcome(error.exit_code, reason=error.message)
@@ -220,14 +225,52 @@ def _probe_ceiling(run: Mapping[str, Any], spec: StoreSpec, trace: host.HostTrac
     if not run.get("ceiling"):
         return
     begin_ns = clock.now_ns()
+    dataset = _dataset_of(spec)
+    paths, _ = _shard_paths(spec, dataset)
+    trace.ceiling(when, begin_ns, run_ceiling(spec, dataset, Group(**run["ceiling"]), _readers(run), paths, run["config"]["run"]["cache"] == "warm"))
+
+
+def _probe_headroom(run_dir: Path, run: Mapping[str, Any], spec: StoreSpec, trace: host.HostTrace, clock: SystemClock) -> None:
+    """Where only that tells slow storage from a loader that asks too little: what the storage gives to more readers, as a record of the host's trace.
+    The run is over and its figures stand, so an error here is written down and ends nothing."""
+    config = run["config"]
+    seconds = config["run"]["headroom_duration_s"]
+    if seconds <= 0 or config["run"]["cache"] == "as-is" or not wants_headroom(run, judge(run_dir)):
+        return
+    begin_ns = clock.now_ns()
+    try:
+        dataset = _dataset_of(spec)
+        paths, _ = _shard_paths(spec, dataset)
+        info, cache = loader_info(config["loader"]["name"]), config["run"]["cache"]
+        group = ceiling_group(dataset, info.unit, config["loader"]["shuffle"], cache, spec.kind)
+        found = run_headroom(spec, dataset, group, _readers(run), paths, cache == "warm", seconds)
+    except Interrupted:
+        raise
+    except StorageBenchError as error:
+        found = {"bytes_per_s": None, "error": error.message}
+    trace.headroom(begin_ns, found)
+
+
+def raw_rate(request: Request, dataset: Dataset, cache: str) -> float:
+    """Bytes per second of raw reads as --ceiling makes them for this request, in this cache state. Raises StorageError, DatasetError."""
+    workload, spec = request.configured.workload, store_spec(request)
+    group = ceiling_group(dataset, loader_info(workload.loader.name).unit, workload.loader.shuffle, cache, spec.kind)
+    paths, _ = _shard_paths(spec, dataset)
+    readers = workload.run.num_accelerators * max(workload.loader.num_workers, 1)
+    return float(run_ceiling(spec, dataset, group, readers, paths, cache == "warm")["bytes_per_s"])
+
+
+def _readers(run: Mapping[str, Any]) -> int:
+    """Requests that all ranks together have in flight, where each worker has one."""
+    return int(run["plan"]["world_size"] * run["plan"]["workers_per_rank"])
+
+
+def _dataset_of(spec: StoreSpec) -> Dataset:
     store = open_spec(spec)
     try:
-        dataset = load_dataset(store)
+        return load_dataset(store)
     finally:
         store.close()
-    threads = run["plan"]["world_size"] * run["plan"]["workers_per_rank"]
-    paths, _ = _shard_paths(spec, dataset)
-    trace.ceiling(when, begin_ns, run_ceiling(spec, dataset, Group(**run["ceiling"]), threads, paths, run["config"]["run"]["cache"] == "warm"))
 
 
 def _failure(run_dir: Path, outcome: Outcome, world_size: int) -> StorageBenchError:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from storagebench.records import StepRecord
+from storagebench.records import StepRecord, Trace
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,21 @@ def rank_window(steps: Sequence[StepRecord], epoch_starts: dict[int, int], compl
         if measured and epoch in epoch_starts:
             windows.append(_epoch_window(epoch, records, measured, epoch_starts[epoch], epoch in complete_epochs, prefetch))
     return RankWindow(tuple(windows))
+
+
+def waits_and_steps_s(trace: Trace) -> list[tuple[float, float]]:
+    """(seconds without a batch, seconds of the step) of each measured step, in the schedule."""
+    starts = {record["epoch"]: record["start_ns"] for record in trace.of_kind("epoch_start")}
+    rows, epoch, previous_ns = [], -1, 0
+    for step in trace.steps:
+        if step.kind == "null":
+            continue
+        if step.epoch != epoch:
+            epoch, previous_ns = step.epoch, starts.get(step.epoch, step.asked_ns)
+        if step.kind == "step":
+            rows.append(((step.start_ns - previous_ns) / 1e9, (step.release_ns - previous_ns) / 1e9))
+        previous_ns = step.release_ns
+    return rows
 
 
 def in_step(windows: Sequence[RankWindow]) -> list[RankWindow]:

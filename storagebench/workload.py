@@ -104,6 +104,11 @@ class RunSpec(_Frozen):
     duration_s: Seconds | None = _option(None, "--duration", "stop at the first step end after this time (warm-up included)")
     warmup_steps: int = _option(1, "--warmup-steps", "steps at the start of epoch 0 that are not measured", ge=0)
     null_duration_s: Seconds = _option(2.0, "--null-duration", "how long the null loader runs first, for au_null; 0 leaves it out")
+    headroom_duration_s: Seconds = _option(
+        1.0,
+        "--headroom-duration",
+        "how long the storage is asked for more after a run that waited for it, to tell slow storage from a loader that asks too little; 0 leaves it out",
+    )
     decode: Decode = _option("parse", "--decode", "how far a sample is taken: bytes in memory, checksummed, container parsed, decoded")
     cache: Cache = _option("cold", "--cache", "page cache at each epoch's start: dropped, filled, bypassed (O_DIRECT), or left as it is")
     sync: Sync = _option("step", "--sync", "when ranks wait for one another")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from storagebench.ceiling import STABLE_WITHIN, is_unstable
-from storagebench.checks.case import ERROR, WARNING, Case, Check, Found
+from storagebench.checks.case import Case, Found
 from storagebench.units import format_rate
 
 # A rate so far above the range's upper end is no noise (reference/measurement.md section 5).
@@ -40,10 +40,3 @@ def faster_than_ceiling(case: Case) -> Iterator[Found]:
             f"the run read {format_rate(rate)}, {rate / high:.2f} x the raw ceiling of the storage ({format_rate(high)}), over {OVER_CEILING}",
             "some of it came from a cache, or the storage was slower when it was probed: see the cache state, and run it again",
         )
-
-
-# (code, severity, check), as rows for the table of findings.
-CEILING_RULES: tuple[tuple[str, str, Check], ...] = (
-    ("FASTER_THAN_CEILING", ERROR, faster_than_ceiling),
-    ("CEILING_UNSTABLE", WARNING, ceiling_unstable),
-)

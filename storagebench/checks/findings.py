@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from storagebench.checks import rules_bytes, rules_records, rules_settings, rules_time
+from storagebench.checks import ceiling_rules, rules_bytes, rules_records, rules_settings, rules_time
 from storagebench.checks.case import ERROR, WARNING, Case, Check
 
 
@@ -44,7 +44,7 @@ RULES: tuple[Rule, ...] = (
     Rule("RAM_BACKED", ERROR, rules_bytes.ram_backed),
     Rule("BYTES", ERROR, rules_bytes.bytes_reconcile),
     Rule("ERRORS", ERROR, rules_bytes.errors),
-    Rule("FASTER_THAN_CEILING", ERROR, rules_bytes.faster_than_ceiling),
+    Rule("FASTER_THAN_CEILING", ERROR, ceiling_rules.faster_than_ceiling),
     Rule("SAMPLE_COUNTS", ERROR, rules_records.sample_counts),
     Rule("TRACE_GAP", ERROR, rules_records.trace_gap),
     Rule("TIME_PARTS", ERROR, rules_records.time_parts),
@@ -61,12 +61,14 @@ RULES: tuple[Rule, ...] = (
     Rule("RANK_SKEW", WARNING, rules_time.rank_skew),
     Rule("SMALL_DATASET", WARNING, rules_bytes.small_dataset),
     Rule("HOST_LIMITED", WARNING, rules_time.host_limited),
+    Rule("DECODE_LIMITED", WARNING, rules_time.decode_limited),
     Rule("HARNESS_LIMITED", WARNING, rules_time.harness_limited),
     Rule("VM_STEAL", WARNING, rules_time.vm_steal),
     Rule("CLOCK_STEP", WARNING, rules_time.clock_step),
     Rule("AU_UNCERTAIN", WARNING, rules_time.au_uncertain),
     Rule("COMPRESSIBLE_DATA", WARNING, rules_bytes.compressible_data),
     Rule("DECODE_DIFFERS", WARNING, rules_settings.decode_differs),
+    Rule("CEILING_UNSTABLE", WARNING, ceiling_rules.ceiling_unstable),
     Rule("RANGES_NOT_NATIVE", WARNING, rules_bytes.ranges_not_native),
     Rule("RETRIES", WARNING, rules_bytes.retries),
     Rule("LOADER_SETTINGS", WARNING, rules_settings.loader_settings),
@@ -75,7 +77,6 @@ RULES: tuple[Rule, ...] = (
 # Codes without a rule, and why (reference/measurement.md section 6 names them).
 NOT_WRITTEN: Mapping[str, str] = {
     "CODE_MODIFIED": "a run records the version of storagebench, not a digest of its files",
-    "DECODE_LIMITED": "a run alone does not split the stall between storage and decode",
 }
 
 

@@ -1,4 +1,4 @@
-"""The run folder -> `summary.json`: metrics, findings, validity and exit code. A pure function of `run.json` and the traces, byte for byte."""
+"""The run folder -> `summary.json`: metrics, verdict, findings, validity and exit code. A pure function of `run.json` and the traces, byte for byte."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from storagebench.checks.case import ERROR, Case
 from storagebench.checks.findings import find
+from storagebench.diagnosis.online import attribute
 from storagebench.errors import EXIT_DATASET, EXIT_INVALID, EXIT_OK
 from storagebench.metrics import Summary, summarise
 from storagebench.records import RUN_FILE, SUMMARY_FILE, Trace, host_traces, rank_traces, read_run, read_trace, write_json
@@ -28,13 +29,20 @@ def read_records(run_dir: Path) -> tuple[dict[str, Any], list[Trace], list[Trace
 
 def judge_records(run: Mapping[str, Any], ranks: list[Trace], hosts: list[Trace]) -> Summary:
     """The same from records in memory."""
-    summary = summarise(run, ranks, hosts)
+    summary = attributed(run, ranks, hosts)
     findings = find(Case(run, summary, ranks, hosts))
     errors = [finding for finding in findings if finding.severity == ERROR]
     summary["valid"] = not errors
     summary["exit_code"] = _exit_code(summary, bool(errors))
     summary["findings"] = [finding.as_dict() for finding in findings]
     return summary
+
+
+def attributed(run: Mapping[str, Any], ranks: list[Trace], hosts: list[Trace]) -> Summary:
+    """The summary with what stood in the run's way, before the findings."""
+    summary = summarise(run, ranks, hosts)
+    verdict = attribute(run, summary)
+    return {**summary, "bottleneck": verdict.bottleneck if verdict else None, "verdict": verdict.as_dict() if verdict else None}
 
 
 def _exit_code(summary: Summary, has_errors: bool) -> int | None:

@@ -1,4 +1,4 @@
-"""Are the bytes real, whole, counted, and from where they are said to come: checksums, coverage, cache state, failures, ceilings."""
+"""Are the bytes real, whole, counted, and from where they are said to come: checksums, coverage, cache state, failures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from storagebench.units import format_bytes
 COLD_AT_MOST = 0.02
 WARM_AT_LEAST = 0.98
 BYTES_TOLERANCE = 0.01
-# Rate over the raw ceiling (reference/measurement.md section 5).
-OVER_CEILING = 1.03
 MEMORY_FACTOR = 5
 
 
@@ -134,13 +132,4 @@ def errors(case: Case) -> Iterator[Found]:
         yield Found(
             f"{case.summary['io_errors']} reads failed, and the run went on: failures may be counted as work",
             "look at the storage's own logs, and report it: a failed read has to end the run",
-        )
-
-
-def faster_than_ceiling(case: Case) -> Iterator[Found]:
-    fraction = case.summary["fraction_of_ceiling"]
-    if fraction is not None and fraction > OVER_CEILING:
-        yield Found(
-            f"the run read at {fraction:.2f} x the raw ceiling of the storage, over {OVER_CEILING}: some of it came from a cache",
-            "probe again with the run's request sizes and cache state, and see what else serves the reads",
         )

@@ -98,11 +98,25 @@ def rank_skew(case: Case) -> Iterator[Found]:
 
 
 def host_limited(case: Case) -> Iterator[Found]:
+    """The host took time from the accelerators themselves: it woke them late, or had no core for the ranks' own threads."""
     window_s, delay_s = case.summary["window_s"], case.summary["host_delay_s"]
+    waited = case.summary["limits"]["run_delay_share"]
+    hint = "use fewer accelerators on this host, or stop what else runs on it"
     if window_s and delay_s is not None and delay_s > HOST_DELAY_AT_MOST * window_s:
         yield Found(
-            f"this host woke the accelerators late by {format_seconds(delay_s)} in {format_seconds(window_s)} ({delay_s / window_s:.1%})",
-            "use fewer accelerators on this host, or stop what else runs on it",
+            f"this host woke the accelerators late by {format_seconds(delay_s)} in {format_seconds(window_s)} ({delay_s / window_s:.1%})", hint
+        )
+    elif waited is not None and waited > HOST_DELAY_AT_MOST:
+        yield Found(
+            f"for {waited:.1%} of the time the emulated accelerators were ready to run and this host had no core, over {HOST_DELAY_AT_MOST:.0%}", hint
+        )
+
+
+def decode_limited(case: Case) -> Iterator[Found]:
+    if case.summary["bottleneck"] == "decode":
+        yield Found(
+            f"what comes after the fetch is in the way ({case.summary['verdict']['why'][0]}): this is no figure of the storage",
+            "use --decode parse for the storage alone, or `storagebench diagnose` for both",
         )
 
 

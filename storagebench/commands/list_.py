@@ -87,15 +87,29 @@ def _formats() -> list[dict[str, Any]]:
 
 def _storage() -> list[dict[str, Any]]:
     return [
-        {"name": "posix", "url": "PATH or file://PATH", "installed": "yes", "options": ["io=buffered|direct|dontcache"]},
+        {
+            "name": "posix",
+            "url": "PATH or file://PATH",
+            "installed": "yes",
+            "options": ["io=buffered|direct|dontcache"],
+            "about": "local and mounted file systems",
+        },
         {
             "name": "s3",
             "url": "s3://BUCKET/PREFIX",
             "installed": _installed(("obstore", "s3fs", "pyarrow")),
             "options": ["endpoint_url=URL", "region=NAME", "client=s3fs|obstore", "ranges=auto|native|arrow", "anonymous=true"],
+            "about": "objects of any S3 server",
         },
-        {"name": "memory", "url": "memory://NAME", "installed": "yes", "options": []},
-        {"name": "fsspec", "url": "any other fsspec URL", "installed": _installed(("fsspec",)), "options": []},
+        {"name": "memory", "url": "memory://NAME", "installed": "yes", "options": [], "about": "this process's own memory"},
+        {"name": "fsspec", "url": "any other fsspec URL", "installed": _installed(("fsspec",)), "options": [], "about": "whatever else fsspec reads"},
+        {
+            "name": "shaped",
+            "url": "shaped+URL",
+            "installed": "yes",
+            "options": ["bandwidth=RATE", "latency=TIME", "jitter=TIME", "seed=NUMBER", "those of the store at URL"],
+            "about": "any of the above with a known bandwidth and latency, for tests whose answer is known",
+        },
     ]
 
 

@@ -20,7 +20,7 @@ DATASET_OPTIONS = (
 RUN_OPTIONS = (
     "--loader", "--accelerator", "--num-accelerators", "--batch-size", "--epochs", "--max-steps", "--duration", "--compute-time", "--num-workers",
     "--prefetch-batches", "--shuffle-buffer", "--decode", "--cache", "--sync", "--remainder", "--listing", "--seed", "--verify", "--warmup-steps",
-    "--null-duration", "--au-threshold", "--memory-limit", "--record-length-resize",
+    "--null-duration", "--headroom-duration", "--au-threshold", "--memory-limit", "--record-length-resize",
 )  # fmt: skip
 
 

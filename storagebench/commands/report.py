@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from storagebench.report.load import LoadedDiagnosis
 
 
 @click.command("report")
@@ -13,17 +18,17 @@ import click
 @click.option("--csv", "as_csv", is_flag=True, help="Print one row a run.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write one self-contained page.")
 def command(runs: tuple[Path, ...], as_json: bool, as_csv: bool, html_file: Path | None) -> None:
-    """Report saved runs. RUN is a run folder, or a results folder with several. Writes each run's summary.json anew."""
+    """Report saved runs and diagnoses. RUN is a run folder, a folder of `storagebench diagnose`, or a results folder with several of them.
+    Writes each run's summary.json anew."""
     from storagebench.commands.progress import say
     from storagebench.errors import StorageError
     from storagebench.records import SUMMARY_FILE, write_json, write_whole
     from storagebench.report.html import as_html
-    from storagebench.report.load import load_runs
+    from storagebench.report.load import load_all
     from storagebench.report.tabular import as_csv as csv_text
     from storagebench.report.tabular import as_json as json_text
-    from storagebench.report.text import one_run, run_table
 
-    loaded = load_runs(runs)
+    loaded, diagnoses = load_all(runs)
     summaries = [run.summary for run in loaded]
     for run in loaded:
         try:
@@ -31,13 +36,23 @@ def command(runs: tuple[Path, ...], as_json: bool, as_csv: bool, html_file: Path
         except StorageError as error:  # an archive may be read-only: the figures are worked out all the same
             say(f"note: {error.message}")
     if html_file is not None:
-        write_whole(html_file, as_html(loaded).encode())
+        write_whole(html_file, as_html(loaded, diagnoses).encode())
         say(f"wrote {html_file.absolute()}")
     if as_json:
         click.echo(json_text(summaries), nl=False)
     elif as_csv:
         click.echo(csv_text(summaries), nl=False)
-    elif len(summaries) == 1:
-        click.echo(one_run(summaries[0]), nl=False)
     else:
-        click.echo(run_table(summaries), nl=False)
+        click.echo(_text(summaries, diagnoses), nl=False)
+
+
+def _text(summaries: Sequence[Mapping[str, Any]], diagnoses: Sequence[LoadedDiagnosis]) -> str:
+    """The diagnoses, several of them under their names, then the page of the one run or the table of several."""
+    from storagebench.report.diagnosis import diagnosis_text
+    from storagebench.report.text import one_run, run_table
+    from storagebench.report.wording import printable
+
+    blocks = [(f"diagnosis {printable(one.name)}\n\n" if len(diagnoses) > 1 else "") + diagnosis_text(one.found) for one in diagnoses]
+    if summaries:
+        blocks.append(one_run(summaries[0]) if len(summaries) == 1 else run_table(summaries))
+    return "\n".join(blocks)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from storagebench.errors import UsageError
 from storagebench.manifest import Dataset
 from storagebench.probe.aio import is_available
-from storagebench.probe.plan import Cell, Group, Mode, align, cells
+from storagebench.probe.plan import MAX_BUFFERS_BYTES, Cell, Group, Mode, align, cells
 from storagebench.probe.probe import Opened, mean_stored_sample, probe, shard_files, shard_objects
 from storagebench.protocols import Store, StoreSpec
 from storagebench.registry import format_info
@@ -18,6 +19,8 @@ from storagebench.storage import open_spec
 
 SECONDS = 1.0
 MAX_ALSO_THREADS = 64
+# The headroom probe has so many times the run's readers, and so many at least.
+HEADROOM, LEAST_HEADROOM_THREADS = 4, 16
 # A loader that streams shards has no request of a sample's size; the kernel or the library reads ahead.
 STREAM_REQUEST_BYTES = 2**20
 
@@ -52,17 +55,13 @@ def run_ceiling(spec: StoreSpec, dataset: Dataset, group: Group, threads: int, l
     `threads`: the run's own number of readers, tried beside the usual cells; `local_paths`: the shards as files of this host, if it has them.
     Raises StorageError, DatasetError.
     """
-    store = open_spec(probe_spec(spec))
-    try:
-        place = _place(store, dataset, group, local_paths, warm)
+    with _opened(spec, dataset, group, local_paths, warm) as place:
         buffer_bytes = place.reads.buffer_bytes(group)
         has_aio = group.pattern != "objects" and is_available()
         table: dict[Group, list[Cell]] = {
             group: cells(group, has_aio=has_aio, buffer_bytes=buffer_bytes, also_threads=max(1, min(threads, MAX_ALSO_THREADS)))
         }
         best = probe(place, SECONDS, table=table).ceilings[0]
-    finally:
-        store.close()
     return {
         **group._asdict(),
         "threads": best.cell.threads,
@@ -71,6 +70,29 @@ def run_ceiling(spec: StoreSpec, dataset: Dataset, group: Group, threads: int, l
         "requests_per_s": best.requests_per_s,
         "rates": list(best.rates),
     }
+
+
+def run_headroom(
+    spec: StoreSpec, dataset: Dataset, group: Group, threads: int, local_paths: Sequence[str], warm: bool, seconds: float
+) -> Mapping[str, Any]:
+    """Read the group once with several times the run's readers (`threads`), for so many seconds: does the storage give more if it is asked for more?
+
+    A plain record. Raises StorageError, DatasetError.
+    """
+    with _opened(spec, dataset, group, local_paths, warm) as place:
+        most = max(1, MAX_BUFFERS_BYTES // max(place.reads.buffer_bytes(group), 1))
+        asked = min(max(LEAST_HEADROOM_THREADS, HEADROOM * threads), MAX_ALSO_THREADS, most)
+        found = place.run(Cell(group, asked, 1), seconds, seed=1)
+    return {**group._asdict(), "threads": asked, "depth": 1, "bytes_per_s": found.bytes_per_s, "requests_per_s": found.requests_per_s}
+
+
+@contextmanager
+def _opened(spec: StoreSpec, dataset: Dataset, group: Group, local_paths: Sequence[str], warm: bool) -> Iterator[Opened]:
+    store = open_spec(probe_spec(spec))
+    try:
+        yield _place(store, dataset, group, local_paths, warm)
+    finally:
+        store.close()
 
 
 def _place(store: Store, dataset: Dataset, group: Group, local_paths: Sequence[str], warm: bool) -> Opened:

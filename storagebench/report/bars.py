@@ -10,7 +10,7 @@ from storagebench.report import wording as w
 from storagebench.report.plotstyle import BLACK, BLUE, GREY, ORANGE, PURPLE, SOFT, VERMILLION, Figure, layout, short, six_digits
 from storagebench.report.wording import Summary
 
-_PART_COLOURS: Final = {"fetch_s": VERMILLION, "compute_s": BLUE, "sync_wait_s": ORANGE, "sync_cost_s": PURPLE, "host_delay_s": GREY}
+PART_COLOURS: Final = {"fetch_s": VERMILLION, "compute_s": BLUE, "sync_wait_s": ORANGE, "sync_cost_s": PURPLE, "host_delay_s": GREY}
 _ROW_PIXELS: Final = 34
 _BAR_WIDTH: Final = 0.68  # of a row; plotly would choose a width for each trace from the distance of its own bars
 
@@ -115,7 +115,7 @@ def step_time(summaries: Sequence[Summary], names: Sequence[str]) -> Figure:
             "name": name,
             "x": [six_digits((s[key] or 0.0) / s["window_s"]) for _, s, _ in shown],
             "y": [y for y, _, _ in shown],
-            "marker": {"color": _PART_COLOURS[key], "line": {"color": "#FFFFFF", "width": 1}},
+            "marker": {"color": PART_COLOURS[key], "line": {"color": "#FFFFFF", "width": 1}},
             "hovertext": [f"{escape(label)}<br>{escape(name)}: {w.seconds(s[key])} of {w.seconds(s['window_s'])}" for _, s, label in shown],
             "hovertemplate": "%{hovertext} (%{x:.1%})<extra></extra>",
         }

@@ -33,6 +33,7 @@ COLUMNS = (
     Column("storage", False, lambda s: w.printable(s["storage"])),
     Column("AU", True, lambda s: w.utilisation(s["au_nominal"], s["au_threshold"]), headline=True),
     Column("threshold", False, w.against_threshold),
+    Column("in the way", True, lambda s: s["bottleneck"] or w.UNKNOWN),
     Column("AU null", False, lambda s: w.utilisation(s["au_null"])),
     Column("samples/s", True, lambda s: w.number(s["samples_per_s"]), headline=True),
     Column("MB/s", True, lambda s: w.megabytes_per_s(s["delivered_bytes_per_s"]), headline=True),

@@ -83,6 +83,25 @@ def _utilisation(s: Summary) -> Iterator[Section]:
     )
 
 
+_LIMITS = {
+    "accelerator_samples_per_s": "accelerators",
+    "storage_samples_per_s": "storage, read raw",
+    "workers_samples_per_s": "the loader's workers, never idle",
+    "cpu_samples_per_s": "all cores, at this CPU time a sample",
+}
+
+
+def _way(s: Summary) -> Iterator[Section]:
+    """The verdict, and the limits that it was drawn from."""
+    verdict, limits = s["verdict"], s["limits"]
+    if verdict is not None:
+        because = [("because" if index == 0 else "and", reason) for index, reason in enumerate(verdict["why"])]
+        yield _pairs("What stands in the way", ("in the way", s["bottleneck"] or "not decided"), *because, ("next", verdict["knob"]))
+    rows = [(name, w.number(limits[key])) for key, name in _LIMITS.items() if limits[key] is not None]
+    if rows:
+        yield Section("What each part could give alone", ("", "samples/s"), (*rows, ("this run", w.number(s["samples_per_s"]))))
+
+
 def _throughput(s: Summary) -> Iterator[Section]:
     sign = w.mark(s)
     rate = w.megabytes_per_s(s["delivered_bytes_per_s"])
@@ -198,6 +217,7 @@ def _proof(s: Summary) -> Iterator[Section]:
 _SECTIONS: tuple[Callable[[Summary], Iterator[Section]], ...] = (
     _what,
     _utilisation,
+    _way,
     _throughput,
     _step_time,
     _quantiles,

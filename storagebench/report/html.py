@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
+from typing import NamedTuple
 
 from storagebench.errors import UsageError
-from storagebench.report import bars, curves, htmlparts
+from storagebench.report import bars, curves, htmlparts, ladderparts, ladderplot, timelineplot
 from storagebench.report import wording as w
-from storagebench.report.load import LoadedRun
-from storagebench.report.plotstyle import labels
+from storagebench.report.load import LoadedDiagnosis, LoadedRun
+from storagebench.report.plotstyle import Figure, labels
 from storagebench.report.style import CONTENT_POLICY, CSS, SCRIPT
+from storagebench.report.timeline import longest_wait, timeline
 
 # id of the plot's box, heading, how to read it.
 _PLOTS = (
@@ -42,32 +44,65 @@ _PLOTS = (
 )
 
 
-def as_html(loaded_runs: Sequence[LoadedRun]) -> str:
-    """The page. Raises UsageError without a run, or where plotly is not installed."""
-    if not loaded_runs:
+_TIMELINE = (
+    "Blue is compute: its upper edge is the utilisation over time. White is time between epochs, or after the end of a rank; the pale band at the "
+    "start is the warm-up, which is not measured. Several ranks have a row each, redder where that rank waited for data. Open a run to draw it."
+)
+
+
+class _Part(NamedTuple):
+    """A stretch of the page and the figures of its boxes: (id of the box, figure)."""
+
+    body: str
+    figures: list[tuple[str, Figure]]
+
+
+def as_html(loaded_runs: Sequence[LoadedRun], diagnoses: Sequence[LoadedDiagnosis] = ()) -> str:
+    """The page. Raises UsageError without a run or a diagnosis, or where plotly is not installed."""
+    if not loaded_runs and not diagnoses:
         raise UsageError("there is no run to report", "give at least one run folder")
     library = _plotly_js()
+    heading = _title([loaded.summary for loaded in loaded_runs], diagnoses)
+    parts = [*([_ladders(diagnoses)] if diagnoses else []), *([_runs(loaded_runs)] if loaded_runs else [])]
+    footer = f"<footer>Made by storagebench from {_counts(loaded_runs, diagnoses)}. Unknown figures are shown as {w.UNKNOWN}.</footer>"
+    body = _header(heading) + "".join(part.body for part in parts) + footer
+    data = [{"id": box, **figure} for part in parts for box, figure in part.figures]
+    return _page(heading, body, library, _script_data(data))
+
+
+def _ladders(diagnoses: Sequence[LoadedDiagnosis]) -> _Part:
+    figures: list[tuple[str, Figure]] = []
+    for index, one in enumerate(diagnoses):
+        figures += [(f"ladder-{index}", ladderplot.ladder(one.found)), (f"split-{index}", ladderplot.split(one.found))]
+        if one.found.trial is not None:
+            figures.append((f"trial-{index}", ladderplot.trial(one.found.trial)))
+    return _Part("<h2>What stands in the way?</h2>" + ladderparts.diagnoses(diagnoses), figures)
+
+
+def _runs(loaded_runs: Sequence[LoadedRun]) -> _Part:
     summaries = [loaded.summary for loaded in loaded_runs]
     names = labels(summaries)
-    figures = (
+    lines = [timeline(loaded) for loaded in loaded_runs]
+    figures = [
         bars.utilisation(summaries, names),
         bars.step_time(summaries, names),
         curves.fetch_times(loaded_runs, names),
         curves.throughput_over_time(loaded_runs, names),
+    ]
+    over_time: list[tuple[str, Figure]] = []
+    for index, line in enumerate(lines):
+        if line is not None:
+            wait = longest_wait(line)
+            over_time += [(f"steps-{index}", timelineplot.whole_run(line, wait)), (f"near-{index}", timelineplot.longest_wait_closely(line, wait))]
+    body = (
+        htmlparts.verdicts(summaries, names),
+        "<h2>Runs</h2>" + htmlparts.run_tables(summaries, names),
+        *(_plot(box, htmlparts.waits(loaded_runs, names) if box[0] == "plot-fetch" else "") for box in _PLOTS),
+        f'<h2>What did each step do?</h2><p class="caption">{_TIMELINE}</p>' + htmlparts.timelines(lines, names),
+        "<h2>Findings</h2>" + htmlparts.findings(summaries, names),
+        "<h2>Each run in full</h2>" + htmlparts.run_details(loaded_runs, names),
     )
-    body = "".join(
-        (
-            _header(summaries),
-            htmlparts.verdicts(summaries, names),
-            "<h2>Runs</h2>" + htmlparts.run_tables(summaries, names),
-            *(_plot(box, htmlparts.waits(loaded_runs, names) if box[0] == "plot-fetch" else "") for box in _PLOTS),
-            "<h2>Findings</h2>" + htmlparts.findings(summaries, names),
-            "<h2>Each run in full</h2>" + htmlparts.run_details(loaded_runs, names),
-            f"<footer>Made by storagebench from {_count(len(summaries))}. Unknown figures are shown as {w.UNKNOWN}.</footer>",
-        )
-    )
-    data = [{"id": box[0], **figure} for box, figure in zip(_PLOTS, figures, strict=True)]
-    return _page(_title(summaries), body, library, _script_data(data))
+    return _Part("".join(body), [*zip((box[0] for box in _PLOTS), figures, strict=True), *over_time])
 
 
 def _plotly_js() -> str:
@@ -84,20 +119,19 @@ def _script_data(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _count(runs: int) -> str:
-    return "1 run" if runs == 1 else f"{runs} runs"
+def _counts(runs: Sequence[object], diagnoses: Sequence[object]) -> str:
+    """`1 diagnosis and 9 runs`."""
+    counted = ((len(diagnoses), "diagnosis", "diagnoses"), (len(runs), "run", "runs"))
+    return " and ".join(f"{count} {one if count == 1 else many}" for count, one, many in counted if count)
 
 
-def _title(summaries: Sequence[w.Summary]) -> str:
-    workloads = list(dict.fromkeys(w.printable(summary["workload"]) for summary in summaries))
-    return f"{', '.join(workloads)}: {_count(len(summaries))}"
+def _title(summaries: Sequence[w.Summary], diagnoses: Sequence[LoadedDiagnosis]) -> str:
+    names = [summary["workload"] for summary in summaries] or [one.name for one in diagnoses]
+    return f"{', '.join(dict.fromkeys(map(w.printable, names)))}: {_counts(summaries, diagnoses)}"
 
 
-def _header(summaries: Sequence[w.Summary]) -> str:
-    return (
-        f"<header><h1>{escape(_title(summaries))}</h1>"
-        '<p class="soft">Does this storage, through this loader, keep the accelerators busy?</p></header>'
-    )
+def _header(heading: str) -> str:
+    return f'<header><h1>{escape(heading)}</h1><p class="soft">Does this storage, through this loader, keep the accelerators busy?</p></header>'
 
 
 def _plot(box: tuple[str, str, str], below: str) -> str:

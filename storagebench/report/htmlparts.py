@@ -1,4 +1,4 @@
-"""Pieces of the HTML page. Whatever comes from a run is escaped here, in `_text`, on its way into markup."""
+"""Pieces of the HTML page. Whatever comes from a run is escaped here, in `safe`, on its way into markup."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from storagebench.report.detail import TEXT_COLUMNS, Section, sections
 from storagebench.report.load import LoadedRun
 from storagebench.report.provenance import provenance
 from storagebench.report.series import fetch_distribution
+from storagebench.report.timeline import FETCH, Timeline, longest_wait, shown_rows
 from storagebench.report.wording import Summary
 
 _SEVERITY_OF = {w.ERROR_MARK: "error", w.WARNING_MARK: "warning"}
 
 
-def _text(value: object) -> str:
+def safe(value: object) -> str:
     return escape(w.printable(value))
 
 
@@ -26,8 +27,8 @@ def verdicts(summaries: Sequence[Summary], names: Sequence[str]) -> str:
     for index, (summary, name) in enumerate(zip(summaries, names, strict=True)):
         verdict = w.verdict(summary)
         items.append(
-            f'<li class="{verdict.state}"><span class="state">{_text(verdict.label)}</span>'
-            f'<a class="name" href="#run-{index}">{_text(name)}</a><span class="say">{_text(verdict.sentence)}</span></li>'
+            f'<li class="{verdict.state}"><span class="state">{safe(verdict.label)}</span>'
+            f'<a class="name" href="#run-{index}">{safe(name)}</a><span class="say">{safe(verdict.sentence)}</span></li>'
         )
     return f'<ul class="verdicts">{"".join(items)}</ul>'
 
@@ -39,7 +40,7 @@ def run_tables(summaries: Sequence[Summary], names: Sequence[str]) -> str:
         head = "".join(f"<th{_right(column.heading)}>{escape(column.heading)}</th>" for column in COLUMNS)
         body = "".join(_run_row(index, summaries[index], names[index]) for index in indices)
         table = f'<table class="runs"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        blocks.append(f'<h3>Decode level: {_text(level)}</h3><div class="card scroll">{table}</div>')
+        blocks.append(f'<h3>Decode level: {safe(level)}</h3><div class="card scroll">{table}</div>')
     legend = "".join(f"<div>{_mark(sign)} {escape(meaning)}</div>" for sign, meaning in marks_used(list(summaries)))
     return "".join(blocks) + (f'<div class="legend">{legend}</div>' if legend else "")
 
@@ -48,7 +49,7 @@ def _run_row(index: int, summary: Summary, name: str) -> str:
     row = []
     for column, cell in zip(COLUMNS, cells(summary), strict=True):
         if column.heading == "run":
-            row.append(f'<td><a href="#run-{index}">{_text(name)}</a></td>')
+            row.append(f'<td><a href="#run-{index}">{safe(name)}</a></td>')
         elif column.heading == "validity":
             row.append(f'<td><span class="{cell if cell == "ok" else "chip " + cell}">{escape(cell)}</span></td>')
         else:
@@ -80,7 +81,7 @@ def waits(loaded: Sequence[LoadedRun], names: Sequence[str]) -> str:
         times = fetch_distribution(run)
         if times is not None:
             figure = _figure(w.marked(w.share(times.share_without_wait), w.mark(run.summary)), True)
-            rows.append(f"<tr><td>{_text(name)}</td><td class='right'>{figure}</td><td>of {times.num_steps} steps</td></tr>")
+            rows.append(f"<tr><td>{safe(name)}</td><td class='right'>{figure}</td><td>of {times.num_steps} steps</td></tr>")
     if not rows:
         return '<p class="soft">No step was measured.</p>'
     return f"<table class=small><thead><tr><th>run</th><th class='right'>did not wait at all</th><th></th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
@@ -92,12 +93,12 @@ def findings(summaries: Sequence[Summary], names: Sequence[str]) -> str:
     for summary, name in zip(summaries, names, strict=True):
         items = [
             f'<div class="finding"><span class="chip {escape(finding["severity"])}">{escape(finding["severity"])}</span> '
-            f'<b class="mono">{_text(finding["code"])}</b> {_text(finding["message"])}<span class="hint">Next: {_text(finding["hint"])}</span></div>'
+            f'<b class="mono">{safe(finding["code"])}</b> {safe(finding["message"])}<span class="hint">Next: {safe(finding["hint"])}</span></div>'
             for finding in summary["findings"]
         ]
         if items:
-            blocks.append(f'<div class="card"><h3 class="first">{_text(name)}</h3>{"".join(items)}</div>')
-    clean = [_text(name) for summary, name in zip(summaries, names, strict=True) if not summary["findings"]]
+            blocks.append(f'<div class="card"><h3 class="first">{safe(name)}</h3>{"".join(items)}</div>')
+    clean = [safe(name) for summary, name in zip(summaries, names, strict=True) if not summary["findings"]]
     if clean:
         blocks.append(f'<p class="soft">Nothing found about {", ".join(clean)}.</p>')
     return "".join(blocks)
@@ -109,11 +110,52 @@ def run_details(loaded: Sequence[LoadedRun], names: Sequence[str]) -> str:
     for index, (run, name) in enumerate(zip(loaded, names, strict=True)):
         is_open = " open" if len(loaded) == 1 else ""
         blocks.append(
-            f'<div class="card" id="run-{index}"><h3 class="first">{_text(name)}</h3>'
+            f'<div class="card" id="run-{index}"><h3 class="first">{safe(name)}</h3>{_in_the_way(run.summary)}'
             f"<details{is_open}><summary>All figures and the proof</summary>{_sections(sections(run.summary))}</details>"
             f"<details><summary>Provenance: command, config, versions, host, dataset, store</summary>{_sections(provenance(run.run))}</details></div>"
         )
     return "".join(blocks)
+
+
+def _in_the_way(summary: Summary) -> str:
+    """`In the way: storage, because ...; next: ...`, or nothing where a run has no verdict."""
+    verdict = summary["verdict"]
+    if verdict is None:
+        return ""
+    why = "; ".join(safe(reason) for reason in verdict["why"])
+    return f"<p>In the way: <b>{safe(summary['bottleneck'] or 'not decided')}</b>, because {why}. <b>Next:</b> {safe(verdict['knob'])}</p>"
+
+
+def timelines(found: Sequence[Timeline | None], names: Sequence[str]) -> str:
+    """A fold for each run that made a step, with the boxes `steps-N` and `near-N`; the first is open, the others are drawn when they are opened."""
+    folds: list[str] = []
+    for index, (timeline, name) in enumerate(zip(found, names, strict=True)):
+        if timeline is None:
+            continue
+        closer = "the steps around the longest wait" if longest_wait(timeline).wait_s > 0 else "some of the steps"
+        folds.append(
+            f'<details{"" if folds else " open"}><summary>{safe(name)} <span class="soft thin">{_longest_wait(timeline)}</span></summary>'
+            f'{_ranks_shown(timeline)}<div class="plot" id="steps-{index}"></div>'
+            f'<h3>Closer: {closer}</h3><div class="plot" id="near-{index}"></div></details>'
+        )
+    return f'<div class="card">{"".join(folds)}</div>' if folds else '<p class="soft">No step was made.</p>'
+
+
+def _longest_wait(found: Timeline) -> str:
+    wait = longest_wait(found)
+    rank = found.ranks[wait.row]
+    if wait.wait_s <= 0:
+        return "no step waited"
+    what = "for data" if wait.part == FETCH else "for the host, which woke it late"
+    where = f"step {rank.steps[wait.at]} of epoch {rank.epochs[wait.at]}" + (f" on rank {rank.rank}" if found.num_ranks > 1 else "")
+    return f"longest wait: {w.seconds(wait.wait_s)} {what}, in {where}, {rank.begins_s[wait.at]:.1f} s after the start"
+
+
+def _ranks_shown(found: Timeline) -> str:
+    shown = [str(found.ranks[row].rank) for row in shown_rows(found)]
+    if len(shown) == found.num_ranks:
+        return ""
+    return f'<p class="soft">The areas are of all {found.num_ranks} ranks. The rows are of {len(shown)} of them: {", ".join(shown)}.</p>'
 
 
 def _sections(shown: Sequence[Section]) -> str:
@@ -127,6 +169,6 @@ def _section(section: Section) -> str:
     """A table whose columns of figures are flush right."""
     kinds = [" class=right" if index and name not in TEXT_COLUMNS else "" for index, name in enumerate(section.columns)] or ["", ""]
     head = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, section.columns, strict=False))
-    body = "".join("<tr>" + "".join(f"<td{kind}>{_text(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>" for row in section.rows)
+    body = "".join("<tr>" + "".join(f"<td{kind}>{safe(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>" for row in section.rows)
     table = f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
-    return f"<section><h3>{_text(section.title)}</h3>{table}</section>"
+    return f"<section><h3>{safe(section.title)}</h3>{table}</section>"

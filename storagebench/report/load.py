@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from storagebench.checks.judge import is_run_dir, judge_records, read_records
+from storagebench.diagnosis.ladder import Diagnosis
+from storagebench.diagnosis.saved import DIAGNOSIS_FILE, judged, load
 from storagebench.errors import UsageError
 from storagebench.records import Trace
 
@@ -23,6 +25,16 @@ class LoadedRun:
     hosts: tuple[Trace, ...]
 
 
+@dataclass(frozen=True)
+class LoadedDiagnosis:
+    """A saved diagnosis: its folder, what it was called and made with, and what it says, judged anew."""
+
+    folder: Path
+    name: str
+    command: tuple[str, ...]
+    found: Diagnosis
+
+
 def load_runs(paths: Iterable[str | Path]) -> list[LoadedRun]:
     """The runs at these paths, in order, each once. A folder of run folders stands for all of them, by name.
 
@@ -35,14 +47,49 @@ def load_runs(paths: Iterable[str | Path]) -> list[LoadedRun]:
     return [_load(run_dir) for run_dir in found.values()]
 
 
-def _run_dirs(path: Path) -> list[Path]:
-    if is_run_dir(path):
+def load_diagnoses(paths: Iterable[str | Path]) -> list[LoadedDiagnosis]:
+    """The diagnoses at these paths, in order, each once; of a results folder those of its diagnosis folders. There may be none.
+
+    Raises DatasetError where one is damaged or of another schema.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        for folder in _at_or_below(path, _is_diagnosis):
+            found.setdefault(folder.resolve(), folder)
+    return [_load_diagnosis(folder) for folder in found.values()]
+
+
+def load_all(paths: Iterable[str | Path]) -> tuple[list[LoadedRun], list[LoadedDiagnosis]]:
+    """Runs and diagnoses. A folder of diagnoses alone needs no run; else as `load_runs`."""
+    folders = [Path(path) for path in paths]
+    with_runs = [folder for folder in folders if _at_or_below(folder, is_run_dir) or not _at_or_below(folder, _is_diagnosis)]
+    return load_runs(with_runs), load_diagnoses(folders)
+
+
+def _at_or_below(path: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    """The folder itself, or its direct children by name. Never deeper: the rungs of a diagnosis lie there, and they are no results."""
+    if wanted(path):
         return [path]
-    below = sorted(child for child in path.iterdir() if is_run_dir(child)) if path.is_dir() else []
+    return sorted(child for child in path.iterdir() if wanted(child)) if path.is_dir() else []
+
+
+def _is_diagnosis(path: Path) -> bool:
+    return (path / DIAGNOSIS_FILE).is_file()
+
+
+def _run_dirs(path: Path) -> list[Path]:
+    below = _at_or_below(path, is_run_dir)
     if not below:
         what = "holds no run" if path.is_dir() else "does not exist"
         raise UsageError(f"{path} {what}: no run.json is there", "give the folder that `storagebench run` printed, or a --results-dir")
     return below
+
+
+def _load_diagnosis(folder: Path) -> LoadedDiagnosis:
+    record = load(folder)
+    assert record is not None
+    found = judged(record)
+    return LoadedDiagnosis(folder, str(record.get("name", folder.name)), tuple(map(str, record.get("command", ()))), found)
 
 
 def _load(run_dir: Path) -> LoadedRun:

@@ -60,7 +60,7 @@ def throughput(loaded: LoadedRun) -> Throughput | None:
     A step's bytes are spread evenly from the step end before it (the epoch's start for the first) to its own, so that steps longer than a bucket do
     not look like a comb. The area under the curve is what was delivered.
     """
-    curves = [curve for curve in (_cumulative(trace, _offset_ns(loaded, trace)) for trace in loaded.ranks) if curve is not None]
+    curves = [curve for curve in (_cumulative(trace, offset_ns(loaded, trace)) for trace in loaded.ranks) if curve is not None]
     if not curves:
         return None
     begin_s = min(times[0] for times, _ in curves)
@@ -73,19 +73,19 @@ def throughput(loaded: LoadedRun) -> Throughput | None:
     starts: dict[int, float] = {}
     for trace in loaded.ranks:
         for record in trace.of_kind("epoch_start"):
-            start_s = (record["start_ns"] + _offset_ns(loaded, trace)) / 1e9 - begin_s
+            start_s = (record["start_ns"] + offset_ns(loaded, trace)) / 1e9 - begin_s
             starts[record["epoch"]] = min(starts.get(record["epoch"], start_s), start_s)
     return Throughput(bucket_s, edges, rates, tuple(start for _, start in sorted(starts.items())))
 
 
-def _offset_ns(loaded: LoadedRun, trace: Trace) -> int:
+def offset_ns(loaded: LoadedRun, trace: Trace) -> int:
     """What makes stamps of several hosts comparable: each one's monotonic clock is put on its wall clock. On one host it is common already."""
     if len({other.header.get("host") for other in loaded.ranks}) == 1:
         return 0
     return int(trace.header["wall_ns"]) - int(trace.header["monotonic_ns"])
 
 
-def _cumulative(trace: Trace, offset_ns: int) -> tuple[Floats, Floats] | None:
+def _cumulative(trace: Trace, shift_ns: int) -> tuple[Floats, Floats] | None:
     """(seconds, bytes delivered until then) of one rank, flat between its epochs."""
     starts = {record["epoch"]: record["start_ns"] for record in trace.of_kind("epoch_start")}
     times: list[int] = []
@@ -96,10 +96,10 @@ def _cumulative(trace: Trace, offset_ns: int) -> tuple[Floats, Floats] | None:
             continue
         if step.epoch != epoch:
             epoch = step.epoch
-            times.append(starts.get(epoch, step.asked_ns) + offset_ns)
+            times.append(starts.get(epoch, step.asked_ns) + shift_ns)
             done.append(total)
         total += step.record_bytes
-        times.append(step.sync_end_ns + offset_ns)
+        times.append(step.sync_end_ns + shift_ns)
         done.append(total)
     return (np.asarray(times) / 1e9, np.asarray(done, dtype=np.float64)) if times else None
 

@@ -21,7 +21,7 @@ a { color: inherit; text-decoration-color: #a9b2bf; text-underline-offset: 2px; 
 .card { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; padding: 14px 18px; margin: 12px 0; }
 .scroll { overflow-x: auto; }
 .verdicts { list-style: none; margin: 18px 0 0; padding: 0; }
-.verdicts li { display: grid; grid-template-columns: 148px 1fr; gap: 2px 16px; background: var(--paper); border: 1px solid var(--line);
+.verdicts > li { display: grid; grid-template-columns: 148px 1fr; gap: 2px 16px; background: var(--paper); border: 1px solid var(--line);
   border-left: 5px solid var(--soft); border-radius: 6px; padding: 10px 16px; margin: 8px 0; }
 .verdicts .state { font-weight: 700; font-size: 13px; letter-spacing: .03em; padding-top: 1px; }
 .verdicts .busy { border-left-color: var(--blue); } .busy .state { color: var(--blue); }
@@ -52,17 +52,22 @@ tr:last-child td { border-bottom: 0; }
 details { border-top: 1px solid var(--line); padding: 8px 0; } details:first-child { border-top: 0; }
 summary { cursor: pointer; font-weight: 600; overflow-wrap: anywhere; }
 .plot { width: 100%; }
+.why { margin: 4px 0 6px; padding-left: 20px; } .thin { font-weight: 400; }
 footer { margin-top: 40px; color: var(--soft); font-size: 13px; }
-@media (max-width: 640px) { .verdicts li { grid-template-columns: 1fr; } .verdicts .say { grid-column: 1; } }
+@media (max-width: 640px) { .verdicts > li { grid-template-columns: 1fr; } .verdicts .say { grid-column: 1; } }
 @media print { body { background: #fff; } .card { break-inside: avoid; } }
 """
 
-# The figures lie on the page as data; an id of a plot is the id of its box. plotly.js 4 would by default offer to upload a figure to its maker's
+# The figures lie on the page as data; an id of a plot is the id of its box. What is in a closed fold is drawn when that is first opened: its box has no
+# width before, and a page of many runs would take long to draw. plotly.js 4 would by default offer to upload a figure to its maker's
 # cloud: a report of somebody's storage gets no such button.
 SCRIPT: Final = """
 const config = {displaylogo: false, responsive: true, showSendToCloud: false, plotlyServerURL: "", modeBarButtonsToRemove: ["select2d", "lasso2d"]};
+const draw = figure => Plotly.newPlot(figure.id, figure.data, figure.layout, config);
 for (const figure of JSON.parse(document.getElementById("figures").textContent)) {
-  Plotly.newPlot(figure.id, figure.data, figure.layout, config);
+  const fold = document.getElementById(figure.id).closest("details:not([open])");
+  if (fold) fold.addEventListener("toggle", () => draw(figure), {once: true});
+  else draw(figure);
 }
 """
 

@@ -12,8 +12,9 @@ from storagebench.report.wording import Summary
 
 _QUANTILES: Final = {"fetch_quantiles_s": "fetch", "step_quantiles_s": "step"}
 _LISTING: Final = {"listed": "listed_objects", "listing_s": "listing_s", "opened": "opened_objects", "open_s": "open_s"}
+_RANGE: Final = ("ceiling_lowest_bytes_per_s", "ceiling_highest_bytes_per_s")
 # Tables within a summary; they are in the JSON.
-_NESTED: Final = frozenset({"effective", "bad_samples", "per_epoch", "per_rank", "per_host", "findings"})
+_NESTED: Final = frozenset({"effective", "bad_samples", "per_epoch", "per_rank", "per_host", "findings", "verdict"})
 # A spreadsheet takes a cell that starts so for a formula (OWASP, "CSV Injection").
 _FORMULA_STARTS: Final = ("=", "+", "-", "@")
 
@@ -42,6 +43,10 @@ def _flat(summary: Summary) -> dict[str, Any]:
             row.update({f"{_QUANTILES[name]}_{level}_s": (value or {}).get(level) for level in ("p50", "p90", "p99", "max")})
         elif name == "listing":
             row.update({column: (value or {}).get(key) for key, column in _LISTING.items()})
+        elif name == "limits":
+            row.update({f"limits_{key}": each for key, each in value.items()})
+        elif name == "ceiling_range_bytes_per_s":
+            row.update(zip(_RANGE, value or (None, None), strict=True))
         elif name not in _NESTED:
             row[name] = value
     for severity in ("error", "warning"):

@@ -60,6 +60,15 @@ def share(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.1%}"
 
 
+def multiple(value: float | None) -> str:
+    """A share that may be far above 1, such as a limit against the rate that is needed.
+
+    >>> multiple(0.482), multiple(13.119), multiple(267.87)
+    ('48.2%', '13.1 x', '268 x')
+    """
+    return share(value) if value is None or value < 10 else f"{value:.3g} x"
+
+
 def seconds(value: float | None) -> str:
     return UNKNOWN if value is None else format_seconds(value)
 
@@ -136,6 +145,13 @@ def worst_loss(summary: Summary) -> str:
     return f"most of the rest is {name}: {lost / window:.1%} of the time" if window and lost else ""
 
 
+def in_the_way(summary: Summary) -> str:
+    """`in the way: storage (...)`, with the first reason, or nothing where that is not known."""
+    if summary["bottleneck"] is None:
+        return ""
+    return f"in the way: {summary['bottleneck']} ({summary['verdict']['why'][0]})"
+
+
 def verdict(summary: Summary) -> Verdict:
     """The one thing to know about a run."""
     what = f"{summary['loader']} on {summary['format']} over {summary['storage']}"
@@ -153,7 +169,10 @@ def verdict(summary: Summary) -> Verdict:
     au = marked(utilisation(summary["au_nominal"], threshold), mark(summary))
     if passes(summary):
         return Verdict("busy", "KEPT BUSY", f"{what} kept {accelerators(summary)} busy: AU {au}, and {threshold:.2f} was needed.")
-    clauses = [f"{what} did not keep {accelerators(summary)} busy: AU {au}, and {threshold:.2f} was needed", worst_loss(summary)]
+    clauses = [
+        f"{what} did not keep {accelerators(summary)} busy: AU {au}, and {threshold:.2f} was needed",
+        in_the_way(summary) or worst_loss(summary),
+    ]
     if summary["au_null"] is not None and summary["au_null"] < threshold:
         clauses.append(f"but without any storage this host reaches only {utilisation(summary['au_null'], threshold)}")
     return Verdict("starved", "NOT KEPT BUSY", "; ".join(filter(None, clauses)) + ".")

@@ -18,6 +18,7 @@ from storagebench.storage.s3_errors import NotPartialError, ReadFailedError, err
 
 _CREDENTIAL_TTL = timedelta(minutes=10)
 _MAX_RETRIES = 10
+RETRY_TIMEOUT_S = 12
 _NOT_PARTIAL = "non-partial response"
 
 
@@ -165,7 +166,7 @@ def _make_store(settings: S3Settings, credentials: Credentials) -> Any:
             client["root_certificate"] = file.read()
     retry: dict[str, Any] = {
         "max_retries": _MAX_RETRIES,
-        "retry_timeout": timedelta(seconds=12),
+        "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S),
         "backoff": {"init_backoff": timedelta(milliseconds=400), "max_backoff": timedelta(seconds=3), "base": 2},
     }
     provider = None if credentials.anonymous else _provider(credentials)

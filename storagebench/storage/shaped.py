@@ -84,9 +84,10 @@ class ShapedStore:
 
     def open_stream(self, key: str, num_bytes: int) -> io.BufferedReader:
         """One request: its latency comes before the first byte, then each chunk waits for the wire."""
-        stream = self._inner.open_stream(key, num_bytes)
+        chunks = self._chunks(self._inner.open_stream(key, num_bytes), key, num_bytes)
+        next(chunks)
         self._tally.add(requests=1)
-        return checked_stream(self._chunks(stream, key), num_bytes, f"{key} in {self.url}", self._tally, lambda error: error)
+        return checked_stream(chunks, num_bytes, f"{key} in {self.url}", self._tally, lambda error: error)
 
     def create(self, key: str) -> AbstractContextManager[Sink]:
         return self._inner.create(key)
@@ -101,9 +102,9 @@ class ShapedStore:
             yield from find(keys)
 
     def counters(self) -> IOCounters:
-        """Bytes and requests as they were shaped; retries and errors of both stores."""
-        inner = self._inner.counters()
-        return self._tally.counters() + IOCounters(0, 0, inner.retries, inner.errors)
+        """Bytes and requests as they were shaped; retries and errors are the inner store's, which an error in a stream has passed already."""
+        shaped, inner = self._tally.counters(), self._inner.counters()
+        return IOCounters(shaped.num_bytes, shaped.requests, inner.retries, inner.errors)
 
     def close(self) -> None:
         if self._wire is not None:
@@ -112,14 +113,14 @@ class ShapedStore:
 
     def _due_ns(self, extents: Sequence[Extent]) -> int:
         """Reserve the wire for all; when the last of these requests may return."""
-        if self._wire is not None:
-            ends = self._wire.reserve_ns(self._clock, [self._on_wire_ns(extent.length or 0) for extent in extents])
-        else:
-            ends = [self._clock.now_ns()] * len(extents)
+        ends = self._on_wire_until_ns([extent.length or 0 for extent in extents])
         return max((end_ns + self._wait_ns(extent) for end_ns, extent in zip(ends, extents, strict=True)), default=0)
 
-    def _on_wire_ns(self, num_bytes: int) -> int:
-        return round(num_bytes * 1e9 / self._bandwidth) if self._bandwidth else 0
+    def _on_wire_until_ns(self, lengths: Sequence[int]) -> Sequence[int]:
+        """Reserve the wire for requests of these many bytes; when each has passed it."""
+        if self._wire is None or self._bandwidth is None:
+            return [self._clock.now_ns()] * len(lengths)
+        return self._wire.reserve_ns(self._clock, [round(num_bytes * 1e9 / self._bandwidth) for num_bytes in lengths])
 
     def _wait_ns(self, extent: Extent) -> int:
         more_ns = jitter_ns(self._seed, extent.key, extent.offset, self._jitter_ns) if self._jitter_ns else 0
@@ -129,16 +130,22 @@ class ShapedStore:
         self._clock.sleep_until_ns(due_ns)
         self._tally.add(num_bytes=sum(extent.length or 0 for extent in extents), requests=len(extents))
 
-    def _chunks(self, stream: Any, key: str) -> Iterator[bytes]:
+    def _chunks(self, stream: Any, key: str, num_bytes: int) -> Iterator[bytes]:
+        """Each chunk no earlier than the wire and the latency say. As with `read`, the wire is reserved before the inner store is asked, so that the
+        inner store's own time is not added. The first chunk is empty: a generator that never began would not close the stream."""
         with stream:
-            wait_ns = self._wait_ns(Extent(key))
-            while data := stream.read(STREAM_BUFFER_BYTES):
-                due_ns = self._clock.now_ns()
-                if self._wire is not None:
-                    (due_ns,) = self._wire.reserve_ns(self._clock, [self._on_wire_ns(len(data))])
-                self._clock.sleep_until_ns(due_ns + wait_ns)
-                wait_ns = 0
+            yield b""
+            wait_ns, rest = self._wait_ns(Extent(key)), num_bytes
+            while rest > 0:
+                wanted = min(rest, STREAM_BUFFER_BYTES)
+                due_ns = self._on_wire_until_ns([wanted])[0] + wait_ns
+                data = stream.read(wanted)
+                if not data:
+                    return
+                self._clock.sleep_until_ns(due_ns)
+                wait_ns, rest = 0, rest - len(data)
                 yield data
+            yield stream.read(STREAM_BUFFER_BYTES)  # nothing, unless there is more than there should be
 
 
 def _bandwidth(options: Mapping[str, str]) -> int | None:

@@ -1,16 +1,41 @@
-"""The made-up runs of the unit tests, for the browser."""
+"""The made-up runs and the made-up diagnosis of the unit tests, for the browser."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-_spec = importlib.util.spec_from_file_location("report_fixtures", Path(__file__).parents[1] / "unit" / "conftest.py")
-assert _spec is not None and _spec.loader is not None
-_module = importlib.util.module_from_spec(_spec)
-sys.modules["report_fixtures"] = _module  # dataclasses look their own module up
-_spec.loader.exec_module(_module)
+import pytest
 
-report_gallery = _module.report_gallery
-report_make = _module.report_make
+_UNIT = Path(__file__).parents[1] / "unit"
+
+
+def _module(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their own module up
+    spec.loader.exec_module(module)
+    return module
+
+
+_runs: Any = _module("report_fixtures", _UNIT / "conftest.py")
+_diagnoses: Any = _module("diagnosis_record", _UNIT / "data" / "diagnosis_record.py")
+
+report_gallery = _runs.report_gallery
+report_make = _runs.report_make
+
+
+@pytest.fixture
+def diagnosis_make(tmp_path: Path) -> Callable[..., Any]:
+    """Make a diagnosis, with these texts in it."""
+
+    def make(**texts: str) -> Any:
+        record = _diagnoses.diagnosis_record(**texts)
+        return _diagnoses.load_record(tmp_path / f"diagnosis-{len(list(tmp_path.iterdir()))}", record)
+
+    return make

@@ -38,7 +38,8 @@ _FLAGS = (
 )
 _START_LIMIT_S = 60.0
 _LOAD_LIMIT_S = 60.0
-PLOTS = ("plot-au", "plot-time", "plot-fetch", "plot-throughput")
+PLOTS = ("plot-au", "plot-time", "plot-fetch", "plot-throughput", "ladder-0", "split-0", "trial-0", "steps-0", "near-0")
+CLOSED = "details:not([open])"
 
 
 class Page:
@@ -132,7 +133,12 @@ def _tab_url(profile: Path, browser: subprocess.Popen[bytes]) -> str:
 def _open(page: Page, path: Path) -> None:
     page.call("Page.navigate", url=path.as_uri())
     page.wait_for("Page.loadEventFired")
-    drawn = "[...document.querySelectorAll('.plot')].every(box => box.querySelector('svg.main-svg'))"
+    _wait_for_plots(page)
+
+
+def _wait_for_plots(page: Page) -> None:
+    """Until all are drawn that lie in no closed fold."""
+    drawn = f"[...document.querySelectorAll('.plot')].every(box => box.closest('{CLOSED}') || box.querySelector('svg.main-svg'))"
     end = time.monotonic() + _LOAD_LIMIT_S
     while not page.evaluate(drawn):
         assert time.monotonic() < end, "the plots were not drawn"
@@ -156,33 +162,72 @@ def _assert_quiet(page: Page) -> None:
     assert [url for url in asked if not url.startswith(("file://", "data:", "blob:"))] == []
 
 
-def test_page_draws_all_plots_offline(page: Page, report_gallery: list[Any], tmp_path: Path) -> None:
+def _assert_drawn(page: Page, name: str) -> None:
+    box = f"document.getElementById('{name}')"
+    assert page.evaluate(f"{box}.querySelectorAll('svg.main-svg').length") >= 1, name
+    shapes = "path.point, .barlayer .point path, .scatterlayer path"
+    assert page.evaluate(f"[...{box}.querySelectorAll('{shapes}')].filter(path => path.getAttribute('d')).length") >= 2, name
+    assert page.evaluate(f"{box}.clientHeight") > 100, name
+
+
+def test_page_draws_all_plots_offline(page: Page, report_gallery: list[Any], diagnosis_make: Any, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    path.write_text(as_html(report_gallery))
+    path.write_text(as_html(report_gallery, [diagnosis_make()]))
     _open(page, path)
     for name in PLOTS:
-        box = f"document.getElementById('{name}')"
-        assert page.evaluate(f"{box}.querySelectorAll('svg.main-svg').length") >= 1, name
-        shapes = "path.point, .barlayer .point path, .scatterlayer path"
-        assert page.evaluate(f"[...{box}.querySelectorAll('{shapes}')].filter(path => path.getAttribute('d')).length") >= 2, name
-        assert page.evaluate(f"{box}.clientHeight") > 100, name
+        _assert_drawn(page, name)
+    assert page.evaluate("document.querySelectorAll('#steps-0 .heatmaplayer image').length") == 1, "the waiting of each rank is not drawn"
     assert page.evaluate("document.querySelectorAll('table.runs tbody tr').length") == len(report_gallery)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
     titles = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(button => button.dataset.title)")
     assert titles
     assert not [title for title in titles if "Share" in title or "cloud" in title.lower()], "a button would upload the figure"
     _screenshot(page, tmp_path / "report.png")
+    _assert_quiet(page)
+
+
+def test_timelines_are_drawn_when_they_are_opened(page: Page, report_gallery: list[Any], tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(as_html(report_gallery))
+    _open(page, path)
+    closed = [f"{kind}-{index}" for kind in ("steps", "near") for index in range(1, len(report_gallery))]
+    for name in closed:
+        assert page.evaluate(f"document.getElementById('{name}').childElementCount") == 0, f"{name} is drawn already"
+    page.evaluate("window.dispatchEvent(new Event('resize'))")  # of which plots in closed folds must not complain
     page.evaluate("document.querySelectorAll('details').forEach(box => { box.open = true })")
+    _wait_for_plots(page)
+    for name in closed:
+        _assert_drawn(page, name)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
+    for is_open in ("false", "true"):  # drawn once, and still there
+        page.evaluate(f"document.querySelectorAll('details').forEach(box => {{ box.open = {is_open} }})")
+        page.evaluate("window.dispatchEvent(new Event('resize'))")
+        page.evaluate("new Promise(done => setTimeout(done, 300))")
+    _assert_drawn(page, closed[0])
     _screenshot(page, tmp_path / "report-open.png")
     _assert_quiet(page)
 
 
-def test_hostile_names_stay_text(page: Page, report_make: Any, tmp_path: Path) -> None:
+def test_a_narrow_window_does_not_scroll_sideways(page: Page, report_make: Any, diagnosis_make: Any, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(as_html([report_make(world_size=9, steps=20)], [diagnosis_make()]))
+    page.call("Emulation.setDeviceMetricsOverride", width=800, height=1000, deviceScaleFactor=1, mobile=False)
+    _open(page, path)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    _screenshot(page, tmp_path / "narrow.png", width=800)
+    _assert_quiet(page)
+
+
+def test_hostile_names_stay_text(page: Page, report_make: Any, diagnosis_make: Any, tmp_path: Path) -> None:
     evil = "<img src=x onerror=window.hit=1></script><script>window.hit=1</script>"
     path = tmp_path / "report.html"
-    path.write_text(as_html([report_make(run_id=evil, host=evil, root=evil, loader=evil, notes=(evil,)), report_make(run_id="plain")]))
+    runs = [report_make(run_id=evil, host=evil, root=evil, loader=evil, notes=(evil,)), report_make(run_id="plain")]
+    path.write_text(as_html(runs, [diagnosis_make(name=evil, why_absent=evil, command=evil)]))
     _open(page, path)
+    page.evaluate("document.querySelectorAll('details').forEach(box => { box.open = true })")
+    _wait_for_plots(page)
     assert page.evaluate("window.hit === undefined")
     assert page.evaluate("document.querySelectorAll('main img').length") == 0
-    assert evil in page.evaluate("document.querySelector('.verdicts').textContent")
+    assert page.evaluate(f"[...document.querySelectorAll('.verdicts')].every(box => box.textContent.includes({json.dumps(evil)}))")
+    assert "<img src=x" in page.evaluate("document.getElementById('ladder-0').textContent")
     _assert_quiet(page)

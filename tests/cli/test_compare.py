@@ -59,40 +59,40 @@ def test_a_regression_is_excluded(base: Path, cli: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", ["samples_per_s", "delivered_bytes_per_s", "au_nominal"])
-def test_a_slow_down_of_a_tenth_is_found(metric: str, base: Path, cli: Any, tmp_path: Path) -> None:
-    result = cli("compare", str(base), str(make(tmp_path, "new", 5, A_TENTH_SLOWER_MS)), "--metric", metric, "--json")
+def test_a_slow_down_of_a_tenth_is_found(metric: str, base: Path, cli_here: Any, tmp_path: Path) -> None:
+    result = cli_here("compare", str(base), str(make(tmp_path, "new", 5, A_TENTH_SLOWER_MS)), "--metric", metric, "--json")
     comparison = json.loads(result.stdout)
     assert (result.returncode, comparison["exit_code"], comparison["verdict"], comparison["regression"]) == (6, 6, "worse", "shown")
     assert comparison["ratio"]["low"] < 0.9 < comparison["ratio"]["high"] + 0.01 < 0.95
     assert (len(comparison["base"]["runs"]), comparison["base"]["runs"][0], comparison["ratio"]["weak"]) == (5, "base-1", False)
 
 
-def test_a_gain_is_better_and_the_margin_decides(base: Path, cli: Any, tmp_path: Path) -> None:
+def test_a_gain_is_better_and_the_margin_decides(base: Path, cli_here: Any, tmp_path: Path) -> None:
     slower = make(tmp_path, "new", 5, A_TENTH_SLOWER_MS)
-    gain = cli("compare", str(slower), str(base))
+    gain = cli_here("compare", str(slower), str(base))
     assert (gain.returncode, last_line(gain.stdout).split(":")[0]) == (0, "better")
-    wide = cli("compare", str(base), str(slower), "--margin", "0.2")
+    wide = cli_here("compare", str(base), str(slower), "--margin", "0.2")
     assert wide.returncode == 0
     assert last_line(wide.stdout).startswith("worse: ") and last_line(wide.stdout).endswith("a regression beyond 20% is excluded.")
 
 
-def test_an_interval_that_holds_both_is_inconclusive(base: Path, cli: Any, tmp_path: Path) -> None:
-    result = cli("compare", str(base), str(make(tmp_path, "new", 3, MARGIN_SLOWER_MS)))
+def test_an_interval_that_holds_both_is_inconclusive(base: Path, cli_here: Any, tmp_path: Path) -> None:
+    result = cli_here("compare", str(base), str(make(tmp_path, "new", 3, MARGIN_SLOWER_MS)))
     assert result.returncode == 7
     assert "neither shown nor excluded: repeat both sides more often" in last_line(result.stdout)
 
 
-def test_single_runs_decide_nothing_unless_allowed(base: Path, cli: Any, tmp_path: Path) -> None:
+def test_single_runs_decide_nothing_unless_allowed(base: Path, cli_here: Any, tmp_path: Path) -> None:
     single = f"{make(tmp_path, 'new', 1, 12.0)}-1"
-    result = cli("compare", f"{base}-1", single)
+    result = cli_here("compare", f"{base}-1", single)
     assert result.returncode == 7
     assert "interval by       overlapping blocks of steps of one run on each side" in result.stdout
     assert last_line(result.stdout).startswith("not distinguishable (weak): ") and "--allow-single" in last_line(result.stdout)
-    assert cli("compare", str(base), single).returncode == 7
-    allowed = cli("compare", f"{base}-1", single, "--allow-single")
+    assert cli_here("compare", str(base), single).returncode == 7
+    allowed = cli_here("compare", f"{base}-1", single, "--allow-single")
     assert allowed.returncode == 6
     assert last_line(allowed.stdout).startswith("worse (weak): ")
-    timed = cli("compare", f"{base}-1", single, "--allow-single", "--metric", "cpu_s_per_gb")
+    timed = cli_here("compare", f"{base}-1", single, "--allow-single", "--metric", "cpu_s_per_gb")
     assert timed.returncode == 7
     assert "no interval can be given" in timed.stdout
 
@@ -108,22 +108,22 @@ def test_single_runs_decide_nothing_unless_allowed(base: Path, cli: Any, tmp_pat
         ({"steps": 201}, "dataset 3200 samples"),
     ],
 )
-def test_what_must_match(fields: dict[str, Any], message: str, base: Path, cli: Any, tmp_path: Path) -> None:
-    result = cli("compare", str(base), str(make(tmp_path, "new", 2, **fields)))
+def test_what_must_match(fields: dict[str, Any], message: str, base: Path, cli_here: Any, tmp_path: Path) -> None:
+    result = cli_here("compare", str(base), str(make(tmp_path, "new", 2, **fields)))
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error: these runs cannot be compared: ")
     assert message in result.stderr and "hint: measure NEW again with BASE's settings" in result.stderr
 
 
-def test_all_clashes_are_named_at_once(base: Path, cli: Any, tmp_path: Path) -> None:
-    result = cli("compare", str(base), str(make(tmp_path, "new", 1, cache="as-is", compute_ms=30.0)))
+def test_all_clashes_are_named_at_once(base: Path, cli_here: Any, tmp_path: Path) -> None:
+    result = cli_here("compare", str(base), str(make(tmp_path, "new", 1, cache="as-is", compute_ms=30.0)))
     assert "compute time 20 ms against 30 ms; cache state cold against as-is" in result.stderr
 
 
-def test_runs_of_one_side_must_be_repeats(base: Path, cli: Any, tmp_path: Path) -> None:
+def test_runs_of_one_side_must_be_repeats(base: Path, cli_here: Any, tmp_path: Path) -> None:
     make(tmp_path, "a", 1)
     make(tmp_path, "b", 1, loader="files")
-    result = cli("compare", str(base), str(tmp_path))
+    result = cli_here("compare", str(base), str(tmp_path))
     assert result.returncode == 2
     assert "NEW has loader direct and files" in result.stderr
 
@@ -132,21 +132,21 @@ def test_runs_of_one_side_must_be_repeats(base: Path, cli: Any, tmp_path: Path) 
     ("fields", "message"),
     [({"missing": 2}, "(invalid: "), ({"complete": False}, "(incomplete: ")],
 )
-def test_false_numbers_are_refused(fields: dict[str, Any], message: str, base: Path, cli: Any, tmp_path: Path) -> None:
+def test_false_numbers_are_refused(fields: dict[str, Any], message: str, base: Path, cli_here: Any, tmp_path: Path) -> None:
     make(tmp_path, "new", 2)
     make(tmp_path, "newer", 1, **fields)
-    result = cli("compare", str(base), str(tmp_path))
+    result = cli_here("compare", str(base), str(tmp_path))
     assert (result.returncode, result.stdout) == (6, "")
     assert f"1 of 8 runs cannot be compared: newer-1 {message}" in result.stderr
 
 
-def test_a_run_is_not_compared_with_itself_nor_with_nothing(base: Path, cli: Any, tmp_path: Path) -> None:
-    itself = cli("compare", str(base), f"{base}-2")
+def test_a_run_is_not_compared_with_itself_nor_with_nothing(base: Path, cli_here: Any, tmp_path: Path) -> None:
+    itself = cli_here("compare", str(base), f"{base}-2")
     assert (itself.returncode, itself.stderr.splitlines()[0]) == (2, "error: base-2 stands on both sides of the comparison")
-    nothing = cli("compare", str(base), str(tmp_path / "none"))
+    nothing = cli_here("compare", str(base), str(tmp_path / "none"))
     assert nothing.returncode == 2
     assert "does not exist" in nothing.stderr
-    without = cli("compare", str(make(tmp_path, "x", 1, compute_ms=0.0)), str(make(tmp_path, "y", 1, compute_ms=0.0)), "--metric", "au_nominal")
+    without = cli_here("compare", str(make(tmp_path, "x", 1, compute_ms=0.0)), str(make(tmp_path, "y", 1, compute_ms=0.0)), "--metric", "au_nominal")
     assert (without.returncode, without.stderr.splitlines()[0]) == (2, "error: run x-1 has no au_nominal, and a ratio needs a value above 0")
 
 

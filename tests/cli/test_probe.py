@@ -126,8 +126,8 @@ def test_an_interrupt_removes_the_scratch(signum: signal.Signals, disk_folder: P
         (["--buffered", "--fio"], 2, "--fio reads local files with O_DIRECT only"),
     ],
 )
-def test_errors(arguments: list[str], code: int, words: str, cli: Any, tmp_path: Path) -> None:
-    result = cli("probe", str(tmp_path), *arguments)
+def test_errors(arguments: list[str], code: int, words: str, cli_here: Any, tmp_path: Path) -> None:
+    result = cli_here("probe", str(tmp_path), *arguments)
     assert (result.returncode, result.stdout) == (code, "")
     assert words in result.stderr.splitlines()[0]
     assert result.stderr.splitlines()[1].startswith("hint: ")

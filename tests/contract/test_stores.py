@@ -1,4 +1,4 @@
-"""One contract suite over every store: posix, memory, fsspec and S3 (obstore and s3fs on a real `rclone serve s3`)."""
+"""One contract suite over every store: posix, memory, fsspec, shaped (with and without limits) and S3 (obstore and s3fs on a real `rclone serve s3`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,17 @@ from storagebench.errors import DatasetError, StorageError, UsageError
 from storagebench.protocols import Extent, ObjectInfo, Store, StoreSpec
 from storagebench.storage import open_spec, open_store
 
-KINDS = ["posix", "memory", "fsspec", pytest.param("obstore", marks=pytest.mark.s3), pytest.param("s3fs", marks=pytest.mark.s3)]
+# Far above what a test reads: a shaped store has the whole contract, however it is shaped.
+LIMITS = {"bandwidth": "500MB", "latency": "100us", "jitter": "100us"}
+KINDS = [
+    "posix",
+    "memory",
+    "fsspec",
+    "shaped",
+    "shaped with limits",
+    pytest.param("obstore", marks=pytest.mark.s3),
+    pytest.param("s3fs", marks=pytest.mark.s3),
+]
 Opener = Callable[[], Store]
 
 
@@ -44,8 +54,14 @@ def opener(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
         options = {**request.getfixturevalue("s3_environment"), "client": kind}
         url = f"s3://bench/{name}/data"
     else:
-        options = {}
-        url = {"posix": str(tmp_path / "data"), "memory": f"memory://{name}", "fsspec": f"memory://{name}/data"}[kind]
+        options = LIMITS if kind == "shaped with limits" else {}
+        url = {
+            "posix": str(tmp_path / "data"),
+            "memory": f"memory://{name}",
+            "fsspec": f"memory://{name}/data",
+            "shaped": f"shaped+{tmp_path / 'data'}",
+            "shaped with limits": f"shaped+memory://{name}",
+        }[kind]
 
     def make() -> Store:
         store = open_spec(StoreSpec("fsspec", url)) if kind == "fsspec" else open_store(url, options)

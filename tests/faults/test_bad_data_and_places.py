@@ -103,9 +103,9 @@ def test_links_and_folders_in_the_place_of_a_shard_are_refused(link: bool, cli: 
     assert_error(cli("verify", "--data-dir", str(path)), 3, made.names[2])
 
 
-def test_no_dataset_there(cli: Any, tmp_path: Path) -> None:
-    assert_error(cli(*run_arguments(str(tmp_path / "none"), tmp_path / "res")), 3, "manifest.json is missing")
-    assert_error(cli("verify", "--data-dir", str(tmp_path / "none")), 3, "manifest.json is missing")
+def test_no_dataset_there(cli_here: Any, tmp_path: Path) -> None:
+    assert_error(cli_here(*run_arguments(str(tmp_path / "none"), tmp_path / "res")), 3, "manifest.json is missing")
+    assert_error(cli_here("verify", "--data-dir", str(tmp_path / "none")), 3, "manifest.json is missing")
 
 
 @pytest.mark.parametrize(
@@ -118,12 +118,12 @@ def test_no_dataset_there(cli: Any, tmp_path: Path) -> None:
         (lambda data: data.update(format="npy"), "digest"),
     ],
 )
-def test_a_manifest_that_lies_is_refused(change: Any, words: str, cli: Any, dataset: Any, tmp_path: Path) -> None:
+def test_a_manifest_that_lies_is_refused(change: Any, words: str, cli_here: Any, dataset: Any, tmp_path: Path) -> None:
     path, _ = dataset
     data = json.loads((path / "manifest.json").read_text())
     change(data)
     (path / "manifest.json").write_text(json.dumps(data))
-    assert_error(cli("verify", "--data-dir", str(path)), 3, words)
+    assert_error(cli_here("verify", "--data-dir", str(path)), 3, words)
 
 
 @pytest.mark.parametrize(
@@ -142,18 +142,18 @@ def test_a_manifest_that_lies_is_refused(change: Any, words: str, cli: Any, data
         (["--accelerator", "h100", "--compute-time", "-1"], "run.compute_time_s"),
     ],
 )
-def test_bad_arguments(arguments: list[str], words: str, cli: Any, make_dataset: Any, tmp_path: Path) -> None:
+def test_bad_arguments(arguments: list[str], words: str, cli_here: Any, make_dataset: Any, tmp_path: Path) -> None:
     path, _ = make_dataset()
-    assert_error(cli(*run_arguments(path, tmp_path / "res"), *arguments), 2, words)
+    assert_error(cli_here(*run_arguments(path, tmp_path / "res"), *arguments), 2, words)
     assert not (tmp_path / "res" / "r" / "summary.json").exists()
 
 
-def test_suggestions_name_what_was_meant(cli: Any, make_dataset: Any, tmp_path: Path) -> None:
+def test_suggestions_name_what_was_meant(cli_here: Any, make_dataset: Any, tmp_path: Path) -> None:
     path, _ = make_dataset()
-    assert "did you mean 'files'?" in cli(*run_arguments(path, tmp_path / "res", "--loader", "fils")).stderr
-    assert "did you mean 'prefetch_batches'?" in cli(*run_arguments(path, tmp_path / "res", "--set", "loader.prefetch=3")).stderr
-    assert "did you mean 'unet3d'?" in cli("plan", "unet3").stderr
-    assert "did you mean 'report'?" in cli("reprot").stderr
+    assert "did you mean 'files'?" in cli_here(*run_arguments(path, tmp_path / "res", "--loader", "fils")).stderr
+    assert "did you mean 'prefetch_batches'?" in cli_here(*run_arguments(path, tmp_path / "res", "--set", "loader.prefetch=3")).stderr
+    assert "did you mean 'unet3d'?" in cli_here("plan", "unet3").stderr
+    assert "did you mean 'report'?" in cli_here("reprot").stderr
 
 
 def test_a_run_id_is_never_used_twice(cli: Any, make_dataset: Any, tmp_path: Path) -> None:
@@ -164,9 +164,9 @@ def test_a_run_id_is_never_used_twice(cli: Any, make_dataset: Any, tmp_path: Pat
     assert (tmp_path / "r" / "trace" / "rank-00000.jsonl").read_bytes() == before
 
 
-def test_generate_refuses_a_folder_with_other_files(cli: Any, tmp_path: Path) -> None:
+def test_generate_refuses_a_folder_with_other_files(cli_here: Any, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    result = cli("generate", "quick", "--num-samples", "64", "--data-dir", str(tmp_path))
+    result = cli_here("generate", "quick", "--num-samples", "64", "--data-dir", str(tmp_path))
     assert result.returncode in (2, 3)
     assert "error:" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
@@ -199,10 +199,10 @@ def test_a_full_disk_while_generating_and_going_on_after_it(cli: Any, small_disk
 
 
 @pytest.mark.root
-def test_a_read_only_results_dir_is_refused_before_the_run(cli: Any, make_dataset: Any, small_disk: Path) -> None:
+def test_a_read_only_results_dir_is_refused_before_the_run(cli_here: Any, make_dataset: Any, small_disk: Path) -> None:
     path, _ = make_dataset()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    assert_error(cli(*run_arguments(path, small_disk / "results")), 4, "Read-only file system")
+    assert_error(cli_here(*run_arguments(path, small_disk / "results")), 4, "Read-only file system")
 
 
 @pytest.mark.root
@@ -214,6 +214,6 @@ def test_a_dataset_in_memory_is_called_so(cli: Any, small_disk: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(("arguments", "steps"), [(["--max-steps", "1"], 1), (["--warmup-steps", "16"], 16)])
-def test_a_run_that_would_measure_nothing_is_refused(arguments: list[str], steps: int, cli: Any, make_dataset: Any, tmp_path: Path) -> None:
+def test_a_run_that_would_measure_nothing_is_refused(arguments: list[str], steps: int, cli_here: Any, make_dataset: Any, tmp_path: Path) -> None:
     path, _ = make_dataset()
-    assert_error(cli(*run_arguments(path, tmp_path / "res"), *arguments), 2, f"the run has {steps} steps", "nothing would be measured")
+    assert_error(cli_here(*run_arguments(path, tmp_path / "res"), *arguments), 2, f"the run has {steps} steps", "nothing would be measured")

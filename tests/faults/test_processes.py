@@ -38,7 +38,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 def long_run(dataset: str, results: Path, loader: str, ranks: int, *more: str) -> list[str]:
     return [
         "run", "quick", "--data-dir", dataset, "--results-dir", str(results), "--run-id", "r", "--loader", loader, "--num-accelerators", str(ranks),
-        "--compute-time", "20ms", "--epochs", "1000", "--batch-size", "4", "--cache", "as-is", "--null-duration", "0", *more,
+        "--compute-time", "20ms", "--epochs", "1000", "--batch-size", "4", "--num-workers", "1", "--cache", "as-is", "--null-duration", "0", *more,
     ]  # fmt: skip
 
 
@@ -102,14 +102,32 @@ def test_a_killed_rank_ends_the_run_and_is_named(loader: str, cli: Any, make_dat
     assert "rank 1" in summary["failure"]
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize(("loader", "ranks"), [("files", 2), ("direct", 1)])
-def test_a_signal_ends_the_run_at_once(signum: int, code: int, loader: str, ranks: int, cli: Any, make_dataset: Any, tmp_path: Path) -> None:
+def to_the_command(process: subprocess.Popen[str], signum: int) -> None:
+    process.send_signal(signum)
+
+
+def to_the_group(process: subprocess.Popen[str], signum: int) -> None:
+    """As Ctrl-C in a terminal: to the command, the fork server, the ranks and their workers."""
+    os.killpg(process.pid, signum)
+
+
+@pytest.mark.parametrize(
+    ("loader", "ranks", "signum", "send", "code"),
+    [
+        ("files", 2, signal.SIGINT, to_the_group, 130),
+        ("files", 2, signal.SIGTERM, to_the_command, 143),
+        ("direct", 1, signal.SIGINT, to_the_command, 130),
+        ("direct", 1, signal.SIGTERM, to_the_command, 143),
+    ],
+)
+def test_a_signal_ends_the_run_at_once(
+    loader: str, ranks: int, signum: int, send: Callable[..., None], code: int, cli: Any, make_dataset: Any, tmp_path: Path
+) -> None:
     dataset, _ = make_dataset()
     with started(*long_run(dataset, tmp_path, loader, ranks)) as process:
         wait_for_steps(tmp_path, ranks - 1, 10)
         family = descendants(process)
-        process.send_signal(signum)
+        send(process, signum)
         begin = time.monotonic()
         _, stderr = process.communicate(timeout=30)
         assert time.monotonic() - begin < END_WITHIN_S
@@ -118,19 +136,6 @@ def test_a_signal_ends_the_run_at_once(signum: int, code: int, loader: str, rank
         assert "Traceback" not in stderr
         assert_gone(family)
     assert_kept_and_incomplete(cli, tmp_path, 8)
-
-
-def test_ctrl_c_in_a_terminal_reaches_the_whole_group(make_dataset: Any, tmp_path: Path) -> None:
-    """The kernel sends SIGINT to the command, the fork server and whoever else is in the foreground group."""
-    dataset, _ = make_dataset()
-    with started(*long_run(dataset, tmp_path, "files", 2)) as process:
-        wait_for_steps(tmp_path, 0, 5)
-        family = descendants(process)
-        os.killpg(process.pid, signal.SIGINT)
-        _, stderr = process.communicate(timeout=30)
-        assert process.returncode == 130
-        assert "Traceback" not in stderr
-        assert_gone(family)
 
 
 def test_ranks_and_workers_die_with_a_killed_command(cli: Any, make_dataset: Any, tmp_path: Path) -> None:
@@ -162,7 +167,7 @@ def test_a_killed_loader_worker_ends_the_run(make_dataset: Any, tmp_path: Path) 
 @pytest.mark.parametrize("form", ["npz", "webdataset"])
 def test_killed_generate_goes_on_to_the_same_dataset(form: str, cli: Any, tmp_path: Path) -> None:
     """Killed at seeded moments of its progress, over and over; the end has the digest of an undisturbed one, and no stray file."""
-    arguments = ["generate", "quick", "--format", form, "--payload", "bytes", "--num-samples", "1500", "--record-length", "200kB", "--json"]
+    arguments = ["generate", "quick", "--format", form, "--payload", "bytes", "--num-samples", "800", "--record-length", "200kB", "--json"]
     whole = cli(*arguments, "--data-dir", str(tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr
     rng = random.Random(7)

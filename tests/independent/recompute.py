@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from limits import limits, stored_for_a_byte
 from rank import NS, RankFigures, Row, all_or_none, average, kind, load
 from tables import epoch_row, host_row, rank_row
 
-JUDGED = frozenset({"valid", "exit_code", "findings"})  # what the checks say, which are no figures
+JUDGED = frozenset({"valid", "exit_code", "findings", "bottleneck", "verdict"})  # what the checks say, which are no figures
 
 
 def recompute(run: Row, ranks: list[list[Row]], hosts: list[list[Row]]) -> Row:
@@ -33,7 +34,7 @@ def recompute(run: Row, ranks: list[list[Row]], hosts: list[list[Row]]) -> Row:
         **_asked(run, figures, hosts),
         **rates,
         **totals,
-        **_ceiling(probed, len(hosts), rates["delivered_bytes_per_s"], totals),
+        **_ceiling(run, probed, len(hosts), rates["delivered_bytes_per_s"], totals),
         **_cache(run, per_epoch),
         **_times(run, figures, ends, probed),
         **_host_figures(figures, ends, hosts),
@@ -41,10 +42,11 @@ def recompute(run: Row, ranks: list[list[Row]], hosts: list[list[Row]]) -> Row:
         "per_epoch": per_epoch,
         "per_rank": [rank_row(each) for each in figures],
         "per_host": [host_row(name, figures, hosts) for name in sorted({str(each.header.get("host")) for each in figures})],
+        "limits": limits(run, figures, ends, hosts, totals),
     }
 
 
-def _ceiling(probed: list[Row], num_hosts: int, rate: float | None, totals: Row) -> Row:
+def _ceiling(run: Row, probed: list[Row], num_hosts: int, rate: float | None, totals: Row) -> Row:
     """What the storage gave raw, before and after; over 5 % apart the lower one counts. The run's rate of storage bytes is a fraction of it."""
     rates = sorted(float(row["bytes_per_s"]) for row in {row["when"]: row for row in probed}.values())
     if not rates or num_hosts != 1:
@@ -54,7 +56,7 @@ def _ceiling(probed: list[Row], num_hosts: int, rate: float | None, totals: Row)
     return {
         "ceiling_bytes_per_s": ceiling,
         "ceiling_range_bytes_per_s": rates if len(rates) == 2 else None,
-        "fraction_of_ceiling": None if unknown else rate * (totals["storage_bytes"] / totals["delivered_bytes"]) / ceiling,
+        "fraction_of_ceiling": None if unknown else rate * stored_for_a_byte(run, totals) / ceiling,
     }
 
 
@@ -88,7 +90,6 @@ def _asked(run: Row, figures: list[RankFigures], hosts: list[list[Row]]) -> Row:
         "batch_size": config["train"]["batch_size"],
         "epochs": config["train"]["epochs"],
         "listing": run.get("listing"),
-        "bottleneck": None,
     }
 
 
@@ -147,7 +148,7 @@ def _times(run: Row, figures: list[RankFigures], ends: list[Row], probed: list[R
     ended = [row["sync_end_ns"] for each in figures for row in each.every] + [row["end_ns"] for row in ends]
     wall_s = (max(ended) - min(began)) / NS if began and ended else None
     inside_s = 0.0
-    for epoch in range(run["config"]["train"]["epochs"]):
+    for epoch in sorted({epoch for each in figures for epoch in each.starts}):
         opens = [each.starts[epoch]["start_ns"] for each in figures if epoch in each.starts]
         closes = [row["sync_end_ns"] for each in figures for row in each.every if row["epoch"] == epoch]
         inside_s += (max(closes) - min(opens)) / NS if opens and closes else 0.0

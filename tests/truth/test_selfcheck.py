@@ -18,6 +18,7 @@ from storagebench import window
 from storagebench.accelerator import EmulatedAccelerator, Wake
 from storagebench.build import generate
 from storagebench.clock import FakeClock
+from storagebench.experiments import rankcells
 from storagebench.experiments.cells import SEED, Cell, Check, dataset_spec, full_checks, quick_checks
 from storagebench.experiments.rankcells import run_cell
 from storagebench.experiments.selfcheck import Row, judge, measure, run_checks, timer_row
@@ -237,6 +238,12 @@ def test_the_timer_row() -> None:
     assert late.measured == pytest.approx(0.9, abs=0.01)
 
 
+@pytest.fixture
+def short_null_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a single rank, which runs in this process, and cells whose verdict does not ask for the null run."""
+    monkeypatch.setattr(rankcells, "_NULL_DURATION_S", 0.05)
+
+
 def in_real_time(*checks: Check) -> list[Row]:
     """Once, and once more what failed: other work on the machine disturbs a run now and then."""
     with handling_signals():
@@ -245,28 +252,28 @@ def in_real_time(*checks: Check) -> list[Row]:
         return [row for row in rows if row.passed] + (run_checks(again, tolerance=0.05) if again else [])
 
 
-def test_cells_in_real_time() -> None:
+def test_cells_in_real_time(short_null_run: None) -> None:
     pipeline = {"read_s": 0.04, "prefetch": 4, "workers": 2}
     checks = [
-        Check("A1", "", (Cell("a1", 0.05, 20, read_s=0.04, latency_s=0.01),)),
-        Check("A2", "", (Cell("a2", 0.02, 30, **pipeline),)),  # type: ignore[arg-type]
-        Check("T4", "", (Cell("t4", 0.02, 30, 1, queue_first=True, warmup=2, **pipeline),)),  # type: ignore[arg-type]
-        Check("A3", "", (Cell("a3", 0.04, 30, batch_size=1, prefetch=1, workers=1, jitter_s=0.04),)),
+        Check("A1", "", (Cell("a1", 0.05, 12, read_s=0.04, latency_s=0.01),)),
+        Check("A2", "", (Cell("a2", 0.02, 25, **pipeline),)),  # type: ignore[arg-type]
+        Check("T4", "", (Cell("t4", 0.02, 25, 1, queue_first=True, warmup=2, **pipeline),)),  # type: ignore[arg-type]
+        Check("A3", "", (Cell("a3", 0.04, 25, batch_size=1, prefetch=1, workers=1, jitter_s=0.04),)),
     ]
     rows = in_real_time(*checks)
     assert [row for row in rows if not row.passed] == []
 
 
 def test_two_ranks_in_real_time() -> None:
-    two = Cell("a1x2", 0.1, 20, 2, read_s=0.05)
-    ahead = Cell("a2x2", 0.04, 30, 2, read_s=0.04, prefetch=2, workers=2, warmup=6)
+    two = Cell("a1x2", 0.1, 12, 2, read_s=0.05)
+    ahead = Cell("a2x2", 0.04, 20, 2, read_s=0.04, prefetch=2, workers=2, warmup=6)
     rows = in_real_time(Check("A1", "", (two,)), Check("A2", "", (ahead,)))
     assert [row for row in rows if not row.passed] == []
     assert [row.expected for row in rows] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("break_it", [pace_by_a_fixed_clock, drop_the_prefetch_correction], ids=lambda function: function.__name__)
-def test_a_broken_metric_fails_in_real_time(break_it: Callable[[pytest.MonkeyPatch], None], monkeypatch: Any) -> None:
+def test_a_broken_metric_fails_in_real_time(break_it: Callable[[pytest.MonkeyPatch], None], monkeypatch: Any, short_null_run: None) -> None:
     break_it(monkeypatch)
     cell = Cell("t4", 0.02, 30, read_s=0.04, prefetch=8, workers=2, warmup=2, queue_first=True)
     with handling_signals():

@@ -97,7 +97,13 @@ def _run_dict(s: Scenario) -> dict[str, Any]:
         },
         "listing": {"listed": 64, "listing_s": 0.0123, "opened": 64, "open_s": 0.045},
         "plan": {"world_size": s.world_size, "compute_time_s": s.compute_ms / 1e3, "prefetch_batches": 2, "planned_steps": s.steps * s.epochs},
-        "host": {"host": s.host, "memory_bytes": 64 * 2**30, "cores": 2, "data_filesystem": {"mount": "/data", "type": "ext4", "device": "/dev/vdb"}},
+        "host": {
+            "host": s.host,
+            "memory_bytes": 64 * 2**30,
+            "cores": 2,
+            "usable_cores": 2,
+            "data_filesystem": {"mount": "/data", "type": "ext4", "device": "/dev/vdb"},
+        },
         "versions": {"python": "3.11.9", "storagebench": "0.1.0"},
     }
 
@@ -153,7 +159,7 @@ def _step(s: Scenario, epoch: int, number: int, asked_ns: int, waits: list[int],
         record_bytes=num_bytes,
         handover_bytes=num_bytes,
         verified=1,
-        spans_s={"read": 0.004, "parse": 0.001},
+        spans_s={"fetch": 0.004, "parse": 0.001},
     )
 
 
@@ -184,6 +190,8 @@ def _epoch_end(s: Scenario, epoch: int, begin_ns: int, end_ns: int) -> dict[str,
         "retries": 0,
         "errors": 0,
         "rank_cpu_s": 0.4,
+        "rank_run_delay_s": 0.001,
+        "host_busy_s": 1.6,
         "worker_cpu_s": 1.1,
     }
 

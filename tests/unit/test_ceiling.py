@@ -8,13 +8,14 @@ import pytest
 
 from storagebench.ceiling import ceiling_figures, probe_before_s
 from storagebench.checks.case import Case
-from storagebench.checks.ceiling_rules import CEILING_RULES
+from storagebench.checks.ceiling_rules import ceiling_unstable, faster_than_ceiling
 from storagebench.errors import UsageError
 from storagebench.metrics import summarise
 from storagebench.probe.ceiling import ceiling_group
 from storagebench.records import Trace
 
 SECOND_NS = 10**9
+WHOLE = {"config": {"run": {"max_steps": None, "duration_s": None}}}
 
 
 def host(*rates: float) -> Trace:
@@ -27,7 +28,7 @@ def host(*rates: float) -> Trace:
 
 
 def figures(*rates: float, delivered: float | None = 80.0, storage: int | None = 200) -> tuple[Any, Any, Any]:
-    found = ceiling_figures([host(*rates)], delivered, {"storage_bytes": storage, "delivered_bytes": 100})
+    found = ceiling_figures(WHOLE, [host(*rates)], delivered, {"storage_bytes": storage, "delivered_bytes": 100})
     return found["ceiling_bytes_per_s"], found["ceiling_range_bytes_per_s"], found["fraction_of_ceiling"]
 
 
@@ -38,7 +39,7 @@ def test_figures() -> None:
     assert figures(200.0, 211.0) == (200.0, [200.0, 211.0], pytest.approx(0.8))
     assert figures(200.0) == (200.0, None, pytest.approx(0.8))  # the run was ended before the second
     assert figures(200.0, 200.0, delivered=None) == figures(200.0, 200.0, storage=None) == (200.0, [200.0, 200.0], None)
-    assert ceiling_figures([host(1.0), host(1.0)], 1.0, {"storage_bytes": 1, "delivered_bytes": 1})["ceiling_bytes_per_s"] is None
+    assert ceiling_figures(WHOLE, [host(1.0), host(1.0)], 1.0, {"storage_bytes": 1, "delivered_bytes": 1})["ceiling_bytes_per_s"] is None
     assert (probe_before_s([host(1.0, 1.0)]), probe_before_s([host()])) == (3.0, 0.0)
 
 
@@ -63,7 +64,8 @@ def test_findings(over: float, rates: tuple[float, ...], codes: list[str], repor
     own = plain["delivered_bytes_per_s"] * plain["storage_bytes"] / plain["delivered_bytes"]
     hosts = [loaded.hosts[0]._replace(others=(*host(*(rate * own / over for rate in rates)).others, *loaded.hosts[0].others))]
     summary = summarise(loaded.run, loaded.ranks, hosts)
-    found = [(code, each) for code, _, rule in CEILING_RULES for each in rule(Case(loaded.run, summary, loaded.ranks, hosts))]
+    rules = {"FASTER_THAN_CEILING": faster_than_ceiling, "CEILING_UNSTABLE": ceiling_unstable}
+    found = [(code, each) for code, rule in rules.items() for each in rule(Case(loaded.run, summary, loaded.ranks, hosts))]
     assert [code for code, _ in found] == codes
     assert all("MB/s" in each.message and each.hint for _, each in found)
     assert summary["startup_s"] == pytest.approx(plain["startup_s"] - (3.0 if rates else 0.0))

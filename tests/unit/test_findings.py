@@ -11,7 +11,7 @@ import pytest
 
 from storagebench.checks.case import ERROR, WARNING, Case
 from storagebench.checks.findings import NOT_WRITTEN, RULES, Rule, find
-from storagebench.metrics import summarise
+from storagebench.checks.judge import attributed
 from storagebench.records import StepRecord, Trace, config_digest
 
 MS = 1_000_000
@@ -29,7 +29,7 @@ class Draft:
     def case(self) -> Case:
         digest = config_digest(self.run["config"])
         ranks = [trace._replace(header={"config_digest": digest, **trace.header}) for trace in self.ranks]
-        return Case(self.run, {**summarise(self.run, ranks, self.hosts), **self.patch}, ranks, self.hosts)
+        return Case(self.run, {**attributed(self.run, ranks, self.hosts), **self.patch}, ranks, self.hosts)
 
     def header(self, rank: int, **fields: Any) -> None:
         self.ranks[rank] = self.ranks[rank]._replace(header={**self.ranks[rank].header, **fields})
@@ -195,6 +195,28 @@ def effective(draft: Draft, **fields: Any) -> None:
     draft.others("opened", effective=lambda old: {**old, **fields})
 
 
+def ceilings(before: float, after: float) -> Callable[[Draft], None]:
+    """What the storage gave raw, in multiples of what the run read from it."""
+
+    def probed(draft: Draft) -> None:
+        plain = draft.case().summary
+        own = plain["delivered_bytes_per_s"] * plain["storage_bytes"] / plain["delivered_bytes"]
+        stamp = {"begin_ns": 0, "monotonic_ns": 1, "wall_ns": 1 + draft.hosts[0].others[0]["wall_ns"] - draft.hosts[0].others[0]["monotonic_ns"]}
+        rates = {"before": before * own, "after": after * own}
+        records = tuple({"kind": "ceiling", "when": when, "bytes_per_s": rate, **stamp} for when, rate in rates.items())
+        draft.hosts[0] = draft.hosts[0]._replace(others=(*records, *draft.hosts[0].others))
+
+    return probed
+
+
+def cpu_full_of_decoding(draft: Draft) -> None:
+    """Each rank uses a whole core of the two, most of it after the fetch."""
+    seconds = {record["epoch"]: (record["end_ns"] - record["start_ns"]) / 1e9 for record in draft.ranks[0].of_kind("epoch_end")}
+    draft.others("epoch_end", rank_cpu_s=0.0, worker_cpu_s=seconds[0], host_busy_s=2 * seconds[0])
+    for rank in (0, 1):
+        draft.steps(rank, lambda step: replace(step, prep_cpu_s=0.018))
+
+
 TRIPS = (
     Trip("PARTIAL_RUN", "the command failed after its ranks", ended_with_failure),
     Trip("PARTIAL_RANKS", "a rank died", killed_rank),
@@ -210,7 +232,8 @@ TRIPS = (
     Trip("BYTES", "more delivered than read", store_lost_bytes),
     Trip("BYTES", "an epoch is a byte short", epochs_one_byte_short),
     Trip("ERRORS", "a read failed and the run went on", lambda d: d.others("epoch_end", 1, errors=2)),
-    Trip("FASTER_THAN_CEILING", "over the ceiling", lambda d: d.patch.update(fraction_of_ceiling=1.04)),
+    Trip("FASTER_THAN_CEILING", "over the ceiling", ceilings(0.96, 0.96)),
+    Trip("CEILING_UNSTABLE", "slower after the run", ceilings(1.2, 1.1)),
     Trip("SAMPLE_COUNTS", "a step counts a sample more", lambda d: d.steps(1, at_step(77, samples=17))),
     Trip("SAMPLE_COUNTS", "a step without bytes", lambda d: d.steps(0, at_step(78, record_bytes=0))),
     Trip("TRACE_GAP", "a step is left out", lambda d: d.steps(1, from_step(900, lambda step: replace(step, step=step.step + 1)))),
@@ -236,6 +259,8 @@ TRIPS = (
     Trip("NOT_STEADY", "the end is slower", both_ranks(lambda step: 4 * MS if step >= 3072 else 0, "fetch")),
     Trip("RANK_SKEW", "rank 0 is slow", one_rank_is_slow),
     Trip("HOST_LIMITED", "woken late", both_ranks(lambda step: MS, "host")),
+    Trip("HOST_LIMITED", "no core for the ranks", lambda d: d.others("epoch_end", rank_run_delay_s=0.5)),
+    Trip("DECODE_LIMITED", "the CPU is full of decoding", cpu_full_of_decoding),
     Trip("HARNESS_LIMITED", "the null run is slow", slow_null_run),
     Trip("VM_STEAL", "5 % stolen", lambda d: d.host(cpu_steal_s=lambda index, old: old + 0.1 * index)),
     Trip("CLOCK_STEP", "the wall clock was set", lambda d: d.host(wall_ns=lambda index, old: old + (700 * MS if index > 30 else 0))),
@@ -337,7 +362,9 @@ def test_errors_come_first(bases: dict[str, Draft]) -> None:
     ("spoil", "code"),
     [
         (lambda d: d.others("cache", cached_fraction_before=0.02), "CACHE_SUSPECT"),
-        (lambda d: d.patch.update(fraction_of_ceiling=1.03), "FASTER_THAN_CEILING"),
+        (lambda d: ceilings(0.98, 0.98)(d), "FASTER_THAN_CEILING"),
+        (lambda d: ceilings(1.2, 1.15)(d), "CEILING_UNSTABLE"),
+        (lambda d: d.others("epoch_end", rank_run_delay_s=0.2), "HOST_LIMITED"),
         (lambda d: d.patch.update(window_s=60.0), "TOO_SHORT"),
         (lambda d: d.run["plan"].update(prefetch_batches=63), "FEW_STEPS"),
         (both_ranks(lambda step: 400, "fetch"), "NOT_STEADY"),

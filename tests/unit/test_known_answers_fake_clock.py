@@ -153,10 +153,10 @@ def run_json(world_size: int, epochs: int, prefetch: int, max_steps: int | None)
     settings = {"cache": "as-is", "decode": "none", "remainder": "drop", "max_steps": max_steps, "duration_s": None}
     return {
         "run_id": "r", "accelerator": "x", "command_start_ns": 0,
-        "config": {"name": "w", "loader": {"name": "scripted"}, "train": {"batch_size": 4, "epochs": epochs, "au_threshold": 0.9}, "run": settings},
+        "config": {"name": "w", "loader": {"name": "scripted", "num_workers": 1, "prefetch_batches": prefetch}, "train": {"batch_size": 4, "epochs": epochs, "au_threshold": 0.9}, "run": settings},
         "plan": {"compute_time_s": C, "world_size": world_size, "prefetch_batches": prefetch},
         "dataset": {"format": "npz", "digest": "d", "record_bytes": 0, "stored_bytes": 0, "origin": {}},
-        "store": {"kind": "memory"}, "host": {"memory_bytes": 1},
+        "store": {"kind": "memory"}, "host": {"memory_bytes": 1, "usable_cores": 2},
     }  # fmt: skip
 
 

@@ -43,10 +43,13 @@ def test_csv_figures_are_exact_and_flat(report_make: Make) -> None:
     assert float(row["step_max_s"]) == summary["step_quantiles_s"]["max"]
     assert (row["valid"], row["errors"], row["warnings"]) == ("false", "SAMPLE_COVERAGE", "TOO_SHORT")
     assert (row["listed_objects"], row["listing_s"]) == ("64", "0.0123")
+    assert float(row["limits_cpu_samples_per_s"]) == summary["limits"]["cpu_samples_per_s"]
+    (row,) = _rows(as_csv([{**summary, "ceiling_range_bytes_per_s": [1.5, 2.5]}]))
+    assert (row["ceiling_lowest_bytes_per_s"], row["ceiling_highest_bytes_per_s"]) == ("1.5", "2.5")
 
 
 def test_csv_unknown_is_empty_and_keeps_its_column(report_make: Make) -> None:
-    summary = {**report_make(compute_ms=0.0).summary, "listing": None, "fetch_quantiles_s": None}
+    summary = {**report_make(compute_ms=0.0).summary, "listing": None, "fetch_quantiles_s": None, "bottleneck": None}
     (row,) = _rows(as_csv([summary]))
     assert row["au_nominal"] == row["listing_s"] == row["fetch_p50_s"] == row["bottleneck"] == ""
     assert row["checksum_errors"] == "0"

@@ -19,10 +19,10 @@ Make = Callable[..., LoadedRun]
 GOLDEN = """\
 decode level: parse
 
-run   loader  format  storage       AU  threshold  AU null  samples/s     MB/s  fetch p50  fetch p99  cached  CPU s/GB  validity
---------------------------------------------------------------------------------------------------------------------------------
-calm  direct  npz     posix    1.000 ~  pass 0.90    0.998     1598 ~  104.8 ~      0 s        0 s    0.0%      7.15    warning
-torn  files   npz     posix    0.999 !  -            0.998     1598 !  104.8 !      0 s !      0 s !  0.0% !    7.15 !  error
+run   loader  format  storage       AU  threshold  in the way     AU null  samples/s     MB/s  fetch p50  fetch p99  cached  CPU s/GB  validity
+-----------------------------------------------------------------------------------------------------------------------------------------------
+calm  direct  npz     posix    1.000 ~  pass 0.90  accelerator      0.998     1598 ~  104.8 ~      0 s        0 s    0.0%      7.15    warning
+torn  files   npz     posix    0.999 !  -          accelerator !    0.998     1598 !  104.8 !      0 s !      0 s !  0.0% !    7.15 !  error
 
 !  the number is false or of an incomplete run: it has an error finding
 ~  true, but weak: it has a warning
@@ -49,7 +49,7 @@ def test_unknown_is_a_dash_and_never_zero(report_make: Make) -> None:
     summary = report_make(compute_ms=0.0, storage="s3").summary
     assert summary["au_nominal"] is None and summary["cached_fraction_served"] is None
     row = next(line for line in run_table([summary]).splitlines() if line.startswith("run-a"))
-    assert row.split()[4:7] == ["-", "-", "-"]
+    assert row.split()[4:8] == ["-", "-", "host", "-"]
     assert "%" not in row
     assert "from the device           -" in one_run(summary)
 

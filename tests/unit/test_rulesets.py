@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from storagebench.checks.case import Case
+from storagebench.checks.judge import attributed
 from storagebench.checks.mlperf import V2_0_CLOSED, edition_au
 from storagebench.checks.rulesets import DEFAULT, RULE_SETS
 from storagebench.checks.setrules import SetRule, judge_rules
 from storagebench.cli import run_program
-from storagebench.metrics import summarise
 
 C_MS = 323.0
 Edit = Callable[[list[dict[str, Any]]], None]
@@ -47,10 +47,10 @@ def closed_runs(made: Any, count: int = 5) -> list[dict[str, Any]]:
 
 def cases(made: Any, runs: Sequence[dict[str, Any]], slower: float = 0.0) -> list[Case]:
     """The runs judged, each on the same traces; the last one's rate is lower by `slower`."""
-    summary = summarise(runs[0], made.ranks, made.hosts)
+    summary = attributed(runs[0], made.ranks, made.hosts)
     rates = [summary["samples_per_s"] * (1 - (slower if number == len(runs) - 1 else 0.0)) for number in range(len(runs))]
     return [
-        Case(run, {**summarise(run, made.ranks, made.hosts), "samples_per_s": rate}, made.ranks, made.hosts)
+        Case(run, {**attributed(run, made.ranks, made.hosts), "samples_per_s": rate}, made.ranks, made.hosts)
         for run, rate in zip(runs, rates, strict=True)
     ]
 
@@ -225,7 +225,7 @@ def test_check_with_rules(report_make: Any, report_write: Any, tmp_path: Path, c
     assert [run["run_id"] for run in data["runs"]] == ["good"]
     assert {verdict["status"] for verdict in data["rules"]["verdicts"]} == {"passed", "failed", "not_written"}
     assert all(failure["message"] and failure["hint"] for verdict in data["rules"]["verdicts"] for failure in verdict["failures"])
-    assert set(data["not_written"]) == {"CODE_MODIFIED", "DECODE_LIMITED"}
+    assert set(data["not_written"]) == {"CODE_MODIFIED"}
 
 
 def test_a_rule_that_is_not_written_never_passes(report_make: Any, report_write: Any, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:

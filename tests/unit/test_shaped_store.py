@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from storagebench.clock import FakeClock
-from storagebench.errors import DatasetError, UsageError
+from storagebench.errors import DatasetError, StorageError, UsageError
 from storagebench.protocols import Extent, StoreSpec
 from storagebench.registry import misfit
 from storagebench.storage import open_spec, open_store, parse_url
@@ -106,6 +107,39 @@ def test_a_stream_is_one_request_at_the_rate_of_the_wire(shape: Shape) -> None:
     with shape(clock, bandwidth="1MB", latency="3ms").open_stream("x", 1_024_000) as stream:
         stream.read()
     assert clock.now_ns() == 1024 * MS + 3 * MS
+
+
+def test_a_stream_takes_the_longer_of_wire_and_inner_store(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the sum: the wire is reserved before the inner store reads, which takes 2 ms a chunk of 1 MiB here, and the wire 100 ms."""
+    clock = FakeClock()
+    store = shape(clock, bandwidth="10485760")
+
+    class SlowStream(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            clock.advance_ns(2 * MS)
+            return super().read(size)
+
+    monkeypatch.setattr(store._inner, "open_stream", lambda key, num_bytes: SlowStream(bytes(num_bytes)))
+    begin = clock.now_ns()
+    with store.open_stream("x", 3 << 20) as stream:
+        assert len(stream.read(3 << 20)) == 3 << 20
+    assert clock.now_ns() - begin == 300 * MS
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 1_024_000])
+def test_a_stream_that_is_closed_closes_the_inner_one(num_bytes: int, shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, inner = shape(FakeClock()), io.BytesIO(bytes(1_024_000))
+    monkeypatch.setattr(store._inner, "open_stream", lambda key, num_bytes: inner)
+    with store.open_stream("x", 1_024_000) as stream:
+        stream.read(num_bytes)
+    assert inner.closed
+
+
+def test_an_error_in_a_stream_is_counted_once(shape: Shape) -> None:
+    store = shape(FakeClock(), bandwidth="1MB")
+    with pytest.raises(StorageError, match="1024000 bytes in a stream, and 1000 were asked for"):
+        store.open_stream("x", 1000).read()
+    assert store.counters().errors == 1
 
 
 def test_errors_are_the_inner_stores(shape: Shape) -> None:

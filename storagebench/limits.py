@@ -1,0 +1,124 @@
+"""What each part of a run could have given alone, in samples per second of all ranks: pure arithmetic on `run.json` and the traces.
+
+The smallest of these limits is the bottleneck (`storagebench.diagnosis` says which it is). Each is an upper bound of its part:
+
+- accelerator: the consumers, at the nominal compute time;
+- cpu: all usable cores doing nothing but what this run did for a sample (loader, ranks and harness, as the kernel counted their CPU time);
+- workers: the loader's workers, had none of them ever been idle: workers x ranks over the seconds that one spends on a sample;
+- storage: what the storage gave raw, by the ceiling or the headroom probe of this run.
+
+Unknown is None. All but `accelerator` are of one host: None for a run on several.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from storagebench.ceiling import stored_per_delivered
+from storagebench.records import StepRecord, Trace
+from storagebench.window import RankWindow, waits_and_steps_s
+
+_FETCH = "fetch"
+SLOWEST_ONE_IN = 50
+
+
+def limits(
+    run: Mapping[str, Any], ranks: Sequence[Trace], hosts: Sequence[Trace], windows: Sequence[RankWindow], figures: Mapping[str, Any]
+) -> dict[str, float | None]:
+    """The limits, and the shares that say why. `figures`: the summary so far (totals, rates, ceilings, workers)."""
+    steps = [step for trace in ranks for step in trace.steps if step.kind in ("warmup", "step")]
+    ends = [record for trace in ranks for record in trace.of_kind("epoch_end")]
+    one_host = len({trace.header.get("host") for trace in ranks}) == 1
+    compute_s, cores = run["plan"]["compute_time_s"], run.get("host", {}).get("usable_cores")
+    return {
+        "accelerator_samples_per_s": len(ranks) * figures["batch_size"] / compute_s if compute_s > 0 and ranks else None,
+        **(_cpu(float(cores), ends, steps) if one_host and cores else dict.fromkeys(_CPU)),
+        **_workers(figures, steps, len(ranks)),
+        "storage_samples_per_s": _storage(run, hosts, figures) if one_host else None,
+        "epoch_start_share": _epoch_start_share(ranks, windows),
+        "slowest_steps_share": _slowest_steps_share(ranks),
+        "run_delay_share": _rank_delay_share(ends, windows),
+    }
+
+
+_CPU = ("cpu_samples_per_s", "cores", "cores_used", "cores_of_others", "prep_cpu_share")
+
+
+def _cpu(cores: float, ends: Sequence[Mapping[str, Any]], steps: Sequence[StepRecord]) -> dict[str, float | None]:
+    """Cores in use while epochs ran: by the run, and by others (the rest of what the host was busy with, stolen time too)."""
+    used_s = sum(record["rank_cpu_s"] + record["worker_cpu_s"] for record in ends)
+    samples = sum(record["samples"] for record in ends)
+    by_epoch: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for record in ends:
+        by_epoch[record["epoch"]].append(record)
+    seconds = sum(map(_span_s, by_epoch.values()))
+    busy = [record["host_busy_s"] for record in ends if record.get("host_busy_s") is not None]
+    return {
+        "cpu_samples_per_s": cores * samples / used_s if used_s > 0 and samples else None,
+        "cores": cores,
+        "cores_used": used_s / seconds if seconds > 0 else None,
+        "cores_of_others": max(0.0, sum(busy) - used_s) / seconds if busy and seconds > 0 else None,
+        "prep_cpu_share": min(1.0, sum(step.prep_cpu_s for step in steps) / used_s) if used_s > 0 else None,
+    }
+
+
+def _span_s(records: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds of an epoch, over all ranks."""
+    return float(max(record["end_ns"] for record in records) - min(record["start_ns"] for record in records)) / 1e9
+
+
+def _workers(figures: Mapping[str, Any], steps: Sequence[StepRecord], num_ranks: int) -> dict[str, float | None]:
+    """Workers where the loader says how many it uses (none: the rank itself works), and what they spent their time on."""
+    busy_s = sum(sum(step.spans_s.values()) for step in steps)
+    samples = sum(step.samples for step in steps)
+    workers = figures["effective"].get("workers")
+    known = workers is not None and busy_s > 0
+    return {
+        "workers_samples_per_s": max(workers, 1) * num_ranks * samples / busy_s if known else None,
+        "fetch_share": sum(step.spans_s.get(_FETCH, 0.0) for step in steps) / busy_s if busy_s > 0 else None,
+        "worker_delay_share": sum(step.run_delay_s for step in steps) / busy_s if busy_s > 0 else None,
+    }
+
+
+def _storage(run: Mapping[str, Any], hosts: Sequence[Trace], figures: Mapping[str, Any]) -> float | None:
+    """The raw rate over the bytes that a sample takes from the storage: of --ceiling, else of the headroom probe."""
+    rate = figures["ceiling_bytes_per_s"]
+    if rate is None:
+        rates = [record["bytes_per_s"] for trace in hosts for record in trace.of_kind("headroom") if record["bytes_per_s"] is not None]
+        rate = rates[-1] if rates else None
+    if rate is None:
+        return None
+    ratio = stored_per_delivered(run, figures)
+    if ratio is not None and figures["samples"]:
+        return float(rate * figures["samples"] / (ratio * figures["delivered_bytes"]))
+    return float(rate * run["dataset"]["num_samples"] / run["dataset"]["stored_bytes"])
+
+
+def _epoch_start_share(ranks: Sequence[Trace], windows: Sequence[RankWindow]) -> float | None:
+    """Share of all waiting for data that was before the first batch of an epoch, while nothing was ready yet."""
+    waited_ns = sum(epoch.fetch_ns for window in windows for epoch in window.epochs)
+    first_ns = 0
+    for trace in ranks:
+        starts = {record["epoch"]: record["start_ns"] for record in trace.of_kind("epoch_start")}
+        for step in trace.steps:
+            if step.kind in ("warmup", "step") and step.epoch in starts:
+                start_ns = starts.pop(step.epoch)
+                first_ns += step.start_ns - start_ns if step.kind == "step" else 0
+    return first_ns / waited_ns if waited_ns > 0 else None
+
+
+def _slowest_steps_share(ranks: Sequence[Trace]) -> float | None:
+    """Share of all waiting for data that was in the slowest 2 % of the measured steps: near 1 where single reads are slow, and the others are not."""
+    waits_s = sorted((wait_s for trace in ranks for wait_s, _ in waits_and_steps_s(trace)), reverse=True)
+    total_s = sum(waits_s)
+    return sum(waits_s[: -(-len(waits_s) // SLOWEST_ONE_IN)]) / total_s if total_s > 0 else None
+
+
+def _rank_delay_share(ends: Sequence[Mapping[str, Any]], windows: Sequence[RankWindow]) -> float | None:
+    """Share of the time in which the ranks' own threads, which emulate the accelerators, were ready to run and had no core."""
+    delays_s = [record.get("rank_run_delay_s") for record in ends]
+    seconds = sum(record["end_ns"] - record["start_ns"] for record in ends) / 1e9
+    known = [delay_s for delay_s in delays_s if delay_s is not None]
+    return sum(known) / seconds if known and len(known) == len(ends) and seconds > 0 and windows else None
