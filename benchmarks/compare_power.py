@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5, help="runs of each side in a round")
     parser.add_argument("--steps", type=int, default=80, help="steps of a run")
     asked = parser.parse_args()
-    dataset = str(asked.folder / "npz")
+    dataset = str(asked.folder / "power-npz")
     subprocess.run([*_CLI, "generate", "quick", *_DATASET, "--data-dir", dataset], check=True, stdout=subprocess.DEVNULL)
     alarms = found = shown = 0
     for turn in range(1, asked.rounds + 1):

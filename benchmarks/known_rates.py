@@ -59,6 +59,10 @@ class NoRig(Exception):
     """This machine cannot have the rig; the message says why."""
 
 
+class NoThrottle(NoRig):
+    """Its kernel has no throttle for this place: nothing that could be installed."""
+
+
 @dataclass(frozen=True)
 class Case:
     """`rate` in bytes/s; `io` is the value of --cache; `target` the AU to aim at; `window_s` about how long the measured steps take."""
@@ -210,7 +214,7 @@ def whole_disk(folder: Path) -> str:
     number = folder.stat().st_dev
     block = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
     if not block.exists():
-        raise NoRig(f"{folder} lies on no block device (set TMPDIR or --folder)")
+        raise NoThrottle(f"{folder} lies on no block device (set TMPDIR or --folder)")
     block = block.resolve()
     return ((block.parent if (block / "partition").exists() else block) / "dev").read_text().strip()
 
@@ -233,7 +237,7 @@ def cgroup(device: str, rate: int) -> Iterator[Path]:
         made, reason = False, f"{error.strerror}: {error.filename or group}"
     try:
         if not made:
-            raise NoRig(f"no throttle of cgroup v{version} on {device}: {reason}")
+            raise NoThrottle(f"no throttle of cgroup v{version} on {device}: {reason}")
         yield group
     finally:
         end(group)
@@ -249,7 +253,7 @@ def throttle_place() -> tuple[Path, int]:
             return Path(where), 1
         if kind == "cgroup2" and "io" in (Path(where) / "cgroup.controllers").read_text().split():
             return Path(where), 2
-    raise NoRig("no cgroup controller of block devices is mounted (blkio of v1, io of v2)")
+    raise NoThrottle("no cgroup controller of block devices is mounted (blkio of v1, io of v2)")
 
 
 def end(group: Path) -> None:

@@ -72,7 +72,8 @@ def test_help(cli: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["list", "plan", "generate", "import", "verify", "run", "probe", "diagnose", "report", "check", "compare", "selfcheck", "serve-s3", "demo"]
+    "verb",
+    ["list", "plan", "generate", "import", "verify", "run", "probe", "diagnose", "report", "check", "compare", "selfcheck", "serve-s3", "demo"],
 )
 def test_each_verb_has_help(verb: str, cli_here: Any) -> None:
     result = cli_here(verb, "--help")
