@@ -19,18 +19,20 @@ from storagebench.session import Request, execute, prepare, raw_rate, store_spec
 from storagebench.storage import open_spec
 
 RUNGS_DIR: Final = "rungs"
+MOST_RAW_S: Final = 1.0  # of each try of a raw rung, of which there are a dozen
 # These are the job itself and lie at the top of the folder; the other rungs are no results, and lie below.
 _JOBS: Final = ("cold", "before", "after")
 _STEPS_BESIDE_WARMUP: Final = 4
 
 
 class HostBench:
-    """Implements `experiments.ladder.Bench`. `request.results_dir` is the diagnosis's own folder."""
+    """Implements `experiments.ladder.Bench`, with rungs of so many seconds. `request.results_dir` is the diagnosis's own folder."""
 
-    def __init__(self, request: Request, dataset: Dataset, copy: str | None) -> None:
+    def __init__(self, request: Request, dataset: Dataset, copy: str | None, seconds: float) -> None:
         self._request = request
         self._dataset = dataset
         self._copy = copy
+        self._raw_s = min(MOST_RAW_S, seconds / 2)
 
     def run(self, rung: str, repeat: int, settings: Mapping[str, Any], on_copy: bool = False) -> Ran:
         job = self._request
@@ -47,7 +49,7 @@ class HostBench:
         return Ran(read_run(run_dir), execute(run_dir, job.debug))
 
     def raw(self, cache: str) -> float:
-        return raw_rate(self._request, self._dataset, cache)
+        return raw_rate(self._request, self._dataset, cache, self._raw_s)
 
 
 @contextmanager
@@ -75,7 +77,7 @@ def host_bench(request: Request, seconds: float, repeats: int) -> Iterator[tuple
             absent["pinned"] = error.message
         pinned_loader = workload.loader.name if "posix" in info.stores else "files"
         asked = Asked(seconds, repeats, workload.compute_time_of_step_s(), workload.run.cache, pinned_loader, absent)
-        yield HostBench(request, dataset, copy), asked
+        yield HostBench(request, dataset, copy, seconds), asked
 
 
 def _refuse(request: Request, seconds: float) -> None:

@@ -6,8 +6,9 @@ the fake clock and the real run are the same code. It judges nothing; what it co
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from storagebench.clock import Clock
 from storagebench.errors import RankError
 from storagebench.protocols import Batch, LoaderCounters, LoaderRun
 from storagebench.records import StepRecord
-from storagebench.usage import Usage, read_usage
+from storagebench.usage import HostUsage, Usage, grown, read_host_usage, read_usage
 from storagebench.world import World
 
 _MIN_NULL_STEPS = 5
@@ -49,7 +50,8 @@ class Trace(Protocol):
 
 @dataclass(frozen=True)
 class EngineJob:
-    """What one rank does. `expected_crc32c` uint32[num_samples] is what each record must have; `shard_of` names the shard of a sample."""
+    """What one rank does. `expected_crc32c` uint32[num_samples] is what each record must have; `shard_of` names the shard of a sample;
+    `command_pid`: the process whose descendants all ranks and workers are."""
 
     epochs: int
     batch_size: int
@@ -61,6 +63,7 @@ class EngineJob:
     null_duration_ns: int
     expected_crc32c: NDArray[np.uint32]
     shard_of: Callable[[int], str]
+    command_pid: int = field(default_factory=os.getpid)
 
 
 class Engine:
@@ -77,6 +80,7 @@ class Engine:
         self._first_start_ns: int | None = None
         self._stopped = False
         self._samples_done = 0
+        self._host_before: HostUsage | None = None
         self._is_first_of_host = world.place.rank_of_host == 0
 
     def run(self, loader: LoaderRun, null_loader: LoaderRun | None) -> None:
@@ -116,7 +120,7 @@ class Engine:
         plan = loader.plan(epoch)
         server_before = self._cache.device_bytes()
         before = loader.counters()
-        usage_before = read_usage(self._is_first_of_host)
+        usage_before = read_usage()
         if self._first_start_ns is None:
             self._first_start_ns = self._world.max_ns(self._clock.now_ns())
         begin_ns = self._clock.now_ns()
@@ -148,7 +152,20 @@ class Engine:
         if self._is_first_of_host:
             found = self._cache.prepare(epoch)
             self._trace.write({"kind": "cache", "epoch": epoch, **found})
+            self._host_before = read_host_usage(self._job.command_pid)
         self._world.barrier()
+
+    def _host_used(self) -> dict[str, float | None]:
+        """Cores in use since the epoch was prepared, as core seconds: by anybody, and by this command."""
+        before, self._host_before = self._host_before, None
+        if before is None:
+            return {}
+        now = read_host_usage(self._job.command_pid)
+        return {
+            "host_span_s": grown(now.at_s, before.at_s),
+            "host_busy_s": grown(now.busy_s, before.busy_s),
+            "host_command_s": grown(now.command_s, before.command_s),
+        }
 
     def _time_is_up(self, release_ns: int) -> bool:
         """Whether to stop before this step. The release is common to all ranks of a synced run, so they stop together."""
@@ -229,7 +246,7 @@ class Engine:
     ) -> None:
         """Counters of this rank, and the proof over all ranks that each planned sample came once. Outside of every window."""
         after = loader.counters()
-        usage = read_usage(self._is_first_of_host)
+        usage = read_usage()
         server_after = self._cache.device_bytes()
         delivered = int(seen.sum())
         planned_of_all = sum(self._world.gather(planned))
@@ -255,8 +272,8 @@ class Engine:
                 "retries": after.retries - before.retries,
                 "errors": after.errors - before.errors,
                 "rank_cpu_s": round(usage.cpu_s - usage_before.cpu_s, 6),
-                "rank_run_delay_s": _grown(usage.run_delay_s, usage_before.run_delay_s),
-                "host_busy_s": _grown(usage.host_busy_s, usage_before.host_busy_s),
+                "rank_run_delay_s": grown(usage.run_delay_s, usage_before.run_delay_s),
+                **self._host_used(),
                 "worker_cpu_s": round(after.worker_cpu_s - before.worker_cpu_s, 6),
             }
         )
@@ -266,8 +283,3 @@ class Engine:
 def _minus(after: int | None, before: int | None) -> int | None:
     """The difference; None (unknown) where the end is unknown, from 0 where only the start was."""
     return None if after is None else after - (before or 0)
-
-
-def _grown(after: float | None, before: float | None) -> float | None:
-    """Seconds that a counter grew by; None where it is not known."""
-    return None if after is None or before is None else round(after - before, 6)

@@ -12,7 +12,6 @@ Unknown is None. All but `accelerator` are of one host: None for a run on severa
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,26 +46,20 @@ _CPU = ("cpu_samples_per_s", "cores", "cores_used", "cores_of_others", "prep_cpu
 
 
 def _cpu(cores: float, ends: Sequence[Mapping[str, Any]], steps: Sequence[StepRecord]) -> dict[str, float | None]:
-    """Cores in use while epochs ran: by the run, and by others (the rest of what the host was busy with, stolen time too)."""
+    """What a sample costs on the loader's and the ranks' CPU; and cores in use while epochs ran, by this command (starting its workers, too) and by
+    others (the rest of what the host was busy with, stolen time too)."""
     used_s = sum(record["rank_cpu_s"] + record["worker_cpu_s"] for record in ends)
     samples = sum(record["samples"] for record in ends)
-    by_epoch: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for record in ends:
-        by_epoch[record["epoch"]].append(record)
-    seconds = sum(map(_span_s, by_epoch.values()))
-    busy = [record["host_busy_s"] for record in ends if record.get("host_busy_s") is not None]
+    counted = [record for record in ends if record.get("host_busy_s") is not None and record.get("host_command_s") is not None]
+    span_s = sum(record["host_span_s"] for record in counted)
+    busy_s, command_s = (sum(record[name] for record in counted) for name in ("host_busy_s", "host_command_s"))
     return {
         "cpu_samples_per_s": cores * samples / used_s if used_s > 0 and samples else None,
         "cores": cores,
-        "cores_used": used_s / seconds if seconds > 0 else None,
-        "cores_of_others": max(0.0, sum(busy) - used_s) / seconds if busy and seconds > 0 else None,
+        "cores_used": command_s / span_s if span_s > 0 else None,
+        "cores_of_others": max(0.0, busy_s - command_s) / span_s if span_s > 0 else None,
         "prep_cpu_share": min(1.0, sum(step.prep_cpu_s for step in steps) / used_s) if used_s > 0 else None,
     }
-
-
-def _span_s(records: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds of an epoch, over all ranks."""
-    return float(max(record["end_ns"] for record in records) - min(record["start_ns"] for record in records)) / 1e9
 
 
 def _workers(figures: Mapping[str, Any], steps: Sequence[StepRecord], num_ranks: int) -> dict[str, float | None]:

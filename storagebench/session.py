@@ -108,6 +108,7 @@ def prepare(request: Request) -> Path:
             "schema_version": SCHEMA_VERSION,
             "run_id": request.run_id,
             "command": list(request.command),
+            "command_pid": os.getpid(),
             "command_start_ns": request.command_start_ns,
             "created": host.clock_pair(clock),
             "accelerator": workload.run.accelerator or f"{plan.compute_time_s:g} s a step",
@@ -251,13 +252,13 @@ def _probe_headroom(run_dir: Path, run: Mapping[str, Any], spec: StoreSpec, trac
     trace.headroom(begin_ns, found)
 
 
-def raw_rate(request: Request, dataset: Dataset, cache: str) -> float:
-    """Bytes per second of raw reads as --ceiling makes them for this request, in this cache state. Raises StorageError, DatasetError."""
+def raw_rate(request: Request, dataset: Dataset, cache: str, seconds: float) -> float:
+    """Bytes per second of raw reads as --ceiling makes them for this request, in this cache state, for so many seconds a try. Raises StorageError, DatasetError."""
     workload, spec = request.configured.workload, store_spec(request)
     group = ceiling_group(dataset, loader_info(workload.loader.name).unit, workload.loader.shuffle, cache, spec.kind)
     paths, _ = _shard_paths(spec, dataset)
     readers = workload.run.num_accelerators * max(workload.loader.num_workers, 1)
-    return float(run_ceiling(spec, dataset, group, readers, paths, cache == "warm")["bytes_per_s"])
+    return float(run_ceiling(spec, dataset, group, readers, paths, cache == "warm", seconds)["bytes_per_s"])
 
 
 def _readers(run: Mapping[str, Any]) -> int:
@@ -394,6 +395,7 @@ def _engine_job(run: Mapping[str, Any], workload: Workload, dataset: Dataset) ->
         null_duration_ns=round(workload.run.null_duration_s * 1e9),
         expected_crc32c=dataset.index["crc32c"],
         shard_of=dataset.shard_of,
+        command_pid=run["command_pid"],
     )
 
 

@@ -1,10 +1,13 @@
-"""What the kernel counted of this process, this thread and this host: CPU seconds, and time spent waiting for a core. Counters only grow."""
+"""What the kernel counted of a thread, a process, a command and its host: CPU seconds, and time spent waiting for a core. Counters only grow."""
 
 from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import NamedTuple
+
+import psutil
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _NOT_BUSY = (3, 4)  # of the row `cpu` in /proc/stat: idle and iowait
@@ -12,18 +15,36 @@ _GUESTS = 8  # from here on the columns are parts of user and nice
 
 
 class Usage(NamedTuple):
-    """Seconds so far. `run_delay_s`: how long this thread was ready to run and no core was free (None where the kernel does not count it).
-    `host_busy_s`: cores of this host in use, added up, stolen ones among them (None where it was not asked for or is not known)."""
+    """Of this process and thread, in seconds so far. `run_delay_s`: how long this thread was ready to run and no core was free (None where the kernel
+    does not count it)."""
 
     cpu_s: float
     run_delay_s: float | None
-    host_busy_s: float | None
 
 
-def read_usage(with_host: bool = False) -> Usage:
-    """The counters now. Takes some 10 us, with the host's some 200: never on the path of a step."""
+class HostUsage(NamedTuple):
+    """Of this host: a stamp (monotonic seconds), core seconds in use by anybody so far, stolen ones among them, and by the processes of one command (its
+    descendants, dead ones through their parent). None where it is not known."""
+
+    at_s: float
+    busy_s: float | None
+    command_s: float | None
+
+
+def read_usage() -> Usage:
+    """The counters now. Takes some 10 us: never on the path of a step."""
     times = os.times()
-    return Usage(times.user + times.system, run_delay_s(), _host_busy_s() if with_host else None)
+    return Usage(times.user + times.system, run_delay_s())
+
+
+def read_host_usage(command_pid: int) -> HostUsage:
+    """The counters now. Takes some milliseconds, so only while nothing is measured."""
+    return HostUsage(time.monotonic(), _host_busy_s(), _tree_cpu_s(command_pid))
+
+
+def grown(after: float | None, before: float | None) -> float | None:
+    """Seconds that a counter grew by; None where it is not known."""
+    return None if after is None or before is None else round(after - before, 6)
 
 
 def run_delay_s() -> float | None:
@@ -67,3 +88,17 @@ def _host_busy_s() -> float | None:
     except (OSError, ValueError):
         return None
     return sum(value for column, value in enumerate(ticks[:_GUESTS]) if column not in _NOT_BUSY) / _TICKS_PER_S
+
+
+def _tree_cpu_s(pid: int) -> float | None:
+    try:
+        root = psutil.Process(pid)
+        processes = [root, *root.children(recursive=True)]
+    except psutil.Error:
+        return None
+    total_s = 0.0
+    for process in processes:
+        with suppress(psutil.Error):  # it ended meanwhile, and its parent has its time
+            times = process.cpu_times()
+            total_s += times.user + times.system + times.children_user + times.children_system
+    return total_s

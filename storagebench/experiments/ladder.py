@@ -62,9 +62,8 @@ class Climbed:
     bytes_per_sample: float = 0.0
     invalid: str | None = None
 
-    def add(self, rung: str, samples_per_s: float | None) -> None:
-        if samples_per_s:
-            self.rungs.setdefault(rung, []).append(samples_per_s)
+    def add(self, rung: str, samples_per_s: float) -> None:
+        self.rungs.setdefault(rung, []).append(samples_per_s)
 
 
 def job_settings(asked: Asked) -> dict[str, Any]:
@@ -115,12 +114,17 @@ def _climb_one(bench: Bench, found: Climbed, rung: str, repeat: int, settings: M
             raise
         found.absent[rung] = error.message
         return
+    if not ran.summary["samples_per_s"]:
+        reason = f"the rung {rung} measured no step after its warm-up"
+        if rung == "cold":
+            raise RunInvalidError(reason, "use a longer --rung-duration, or fewer --warmup-steps")
+        found.absent[rung] = reason
+        return
     found.add(rung, ran.summary["samples_per_s"])
     if rung not in ("cold", "pinned"):
         return
     evidence = evidence_of(ran.run, ran.summary)
-    if evidence is None:
-        raise RunInvalidError(f"the rung {rung} measured no step after its warm-up", "use a longer --rung-duration, or fewer --warmup-steps")
+    assert evidence is not None, "a run that has a rate has evidence"
     (found.cold if rung == "cold" else found.pinned).append(evidence)
     if rung == "cold":
         found.bytes_per_sample = _stored(ran)

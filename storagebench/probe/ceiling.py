@@ -49,7 +49,9 @@ def probe_spec(spec: StoreSpec) -> StoreSpec:
     return replace(spec, options={**spec.options, "client": "obstore", "concurrency": str(MAX_ALSO_THREADS)}) if spec.kind == "s3" else spec
 
 
-def run_ceiling(spec: StoreSpec, dataset: Dataset, group: Group, threads: int, local_paths: Sequence[str], warm: bool) -> Mapping[str, Any]:
+def run_ceiling(
+    spec: StoreSpec, dataset: Dataset, group: Group, threads: int, local_paths: Sequence[str], warm: bool, seconds: float = SECONDS
+) -> Mapping[str, Any]:
     """Probe the group; a plain record with the best median and the runs of its cell.
 
     `threads`: the run's own number of readers, tried beside the usual cells; `local_paths`: the shards as files of this host, if it has them.
@@ -61,7 +63,7 @@ def run_ceiling(spec: StoreSpec, dataset: Dataset, group: Group, threads: int, l
         table: dict[Group, list[Cell]] = {
             group: cells(group, has_aio=has_aio, buffer_bytes=buffer_bytes, also_threads=max(1, min(threads, MAX_ALSO_THREADS)))
         }
-        best = probe(place, SECONDS, table=table).ceilings[0]
+        best = probe(place, seconds, table=table).ceilings[0]
     return {
         **group._asdict(),
         "threads": best.cell.threads,

@@ -20,6 +20,8 @@ from storagebench.errors import StorageError
 from storagebench.probe.plan import Cell, Requests, lanes
 from storagebench.probe.workers import Log, Source, Until, Worker
 
+# A cell takes no longer than so many times the seconds that it is to measure.
+MAX_STRETCH = 2
 MAX_RAMP_S = 0.5
 _NS = 1e9
 
@@ -59,7 +61,8 @@ class Work:
 
 
 def measure(cell: Cell, work: Work, seconds: float | None, seed: int) -> Measured:
-    """Run a cell. `seconds` None: one whole pass, timed from its first request to its last, nothing left out.
+    """Run a cell. `seconds` None: one whole pass, timed from its first request to its last, nothing left out. What lies between passes (dropping pages)
+    does not count, and where it would take long, less is measured.
 
     Raises StorageError or DatasetError where a request fails. When it returns or raises, no thread of it is left.
     """
@@ -68,13 +71,17 @@ def measure(cell: Cell, work: Work, seconds: float | None, seed: int) -> Measure
     wanted_s = None if seconds is None else seconds + ramp_s
     endless = seconds is not None and work.before_pass is None and (not writes or cell.group.mode == "direct")
     segments: list[Segment] = []
+    began_ns = time.monotonic_ns()
     while True:
         if work.before_pass is not None:
             work.before_pass()
         left_s = None if wanted_s is None else wanted_s - _length_s(segments)
         segments.append(_segment(cell, work, seed + len(segments), left_s, endless))
-        if wanted_s is None or endless or writes or _length_s(segments) >= wanted_s:
+        length_s = _length_s(segments)
+        if wanted_s is None or endless or writes or length_s >= wanted_s:
             return summarise(cell, segments, ramp_s, whole=writes or wanted_s is None)
+        if time.monotonic_ns() - began_ns > MAX_STRETCH * wanted_s * _NS:  # small data: most of the time goes into what lies between the passes
+            return summarise(cell, segments, ramp_s * length_s / wanted_s, whole=False)
 
 
 def ramp_of(seconds: float) -> float:

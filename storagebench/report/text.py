@@ -12,7 +12,7 @@ from storagebench.report.columns import COLUMNS, RIGHT, cells, marks_used
 from storagebench.report.detail import TEXT_COLUMNS, Section, sections
 from storagebench.report.wording import Summary
 
-DEFAULT_WIDTH: Final = 160
+DEFAULT_WIDTH: Final = 170
 _GAP: Final = 2
 _LEAST_RUN_WIDTH: Final = 16
 _STYLES: Final = {w.ERROR_MARK: "bold red", w.WARNING_MARK: "yellow"}

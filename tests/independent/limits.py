@@ -52,17 +52,14 @@ def _cpu(run: Row, ends: list[Row], work: list[Row], alone: bool) -> Row:
     if not alone:
         return dict.fromkeys(names)
     used_s = sum(row["rank_cpu_s"] for row in ends) + sum(row["worker_cpu_s"] for row in ends)
-    wall_s = 0.0
-    for epoch in {row["epoch"] for row in ends}:
-        mine = [row for row in ends if row["epoch"] == epoch]
-        wall_s += (max(row["end_ns"] for row in mine) - min(row["start_ns"] for row in mine)) / NS
-    counted = [row["host_busy_s"] for row in ends if row["host_busy_s"] is not None]
+    known = [row for row in ends if row.get("host_busy_s") is not None and row.get("host_command_s") is not None]
+    wall_s, busy_s, own_s = (sum(row[f"host_{name}_s"] for row in known) for name in ("span", "busy", "command"))
     cores, samples = float(run["host"]["usable_cores"]), sum(row["samples"] for row in ends)
     values = (
         samples / (used_s / cores) if used_s and samples else None,
         cores,
-        used_s / wall_s if wall_s else None,
-        max(sum(counted) - used_s, 0.0) / wall_s if counted and wall_s else None,
+        own_s / wall_s if wall_s else None,
+        max(busy_s - own_s, 0.0) / wall_s if wall_s else None,
         min(sum(row["prep_cpu_s"] for row in work) / used_s, 1.0) if used_s else None,
     )
     return dict(zip(names, values, strict=True))

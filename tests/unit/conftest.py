@@ -191,7 +191,9 @@ def _epoch_end(s: Scenario, epoch: int, begin_ns: int, end_ns: int) -> dict[str,
         "errors": 0,
         "rank_cpu_s": 0.4,
         "rank_run_delay_s": 0.001,
-        "host_busy_s": 1.6,
+        "host_span_s": 16.0,
+        "host_busy_s": 1.9,
+        "host_command_s": 1.6,
         "worker_cpu_s": 1.1,
     }
 

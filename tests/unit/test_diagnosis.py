@@ -17,7 +17,7 @@ from storagebench.diagnosis.online import attribute, wants_headroom
 from storagebench.diagnosis.saved import judged, load, measured, save
 from storagebench.diagnosis.verdict import Evidence, needs_storage_rate, verdict_of
 from storagebench.diagnosis.whatif import parse_change, predict
-from storagebench.errors import DatasetError, UsageError
+from storagebench.errors import DatasetError, RunInvalidError, UsageError
 from storagebench.experiments.ladder import Asked, Ran, climb, rung_settings, turn
 from storagebench.report.diagnosis import diagnosis_text, knob_setting
 
@@ -93,7 +93,7 @@ def test_a_run_has_its_verdict(report_make: Any) -> None:
     assert wants_headroom(starved.run, starved.summary) and not wants_headroom(calm.run, calm.summary)
     limits = starved.summary["limits"]
     assert limits["accelerator_samples_per_s"] == pytest.approx(2 * 16 / 0.02)
-    assert limits["cores_used"] == pytest.approx(4 * 1.5 / sum(row["duration_s"] for row in starved.summary["per_epoch"]))
+    assert limits["cores_used"] == pytest.approx(0.1) and limits["cores_of_others"] == pytest.approx(0.3 / 16)
     known = {**starved.summary, "limits": {**limits, "storage_samples_per_s": starved.summary["samples_per_s"] * 1.1}}
     found = attribute(starved.run, known)
     assert found is not None and found.bottleneck == "storage"
@@ -167,17 +167,18 @@ def test_the_parts_of_a_stall_add_up(rates: list[float]) -> None:
 class FakeBench:
     """Runs nothing: a summary whose rate is the rung's, and AU that the knob raises."""
 
-    def __init__(self, make: Any, refused: str = "") -> None:
+    def __init__(self, make: Any, refused: str = "", empty: str = "") -> None:
         self.calls: list[tuple[str, int, Mapping[str, Any], bool]] = []
         self._loaded = make()
         self._refused = refused
+        self._empty = empty
 
     def run(self, rung: str, repeat: int, settings: Mapping[str, Any], on_copy: bool = False) -> Ran:
         self.calls.append((rung, repeat, settings, on_copy))
         if rung == self._refused:
             raise UsageError("no room", "free some")
         au = 0.9 if "loader.num_workers" in settings else 0.5
-        return Ran(self._loaded.run, {**self._loaded.summary, "samples_per_s": 100.0, "au_nominal": au})
+        return Ran(self._loaded.run, {**self._loaded.summary, "samples_per_s": None if rung == self._empty else 100.0, "au_nominal": au})
 
     def raw(self, cache: str) -> float:
         self.calls.append((f"raw {cache}", 0, {}, False))
@@ -213,6 +214,10 @@ def test_a_rung_that_cannot_be_done_is_left_out_and_the_job_cannot(report_make: 
     assert climbed.absent == {"warm": "no room"} and "warm" not in climbed.rungs
     with pytest.raises(UsageError, match="no room"):
         climb(FakeBench(report_make, refused="cold"), ASKED)
+    climbed = climb(FakeBench(report_make, empty="pinned"), ASKED)
+    assert climbed.absent == {"pinned": "the rung pinned measured no step after its warm-up"} and not climbed.pinned
+    with pytest.raises(RunInvalidError, match="rung cold measured no step"):
+        climb(FakeBench(report_make, empty="cold"), ASKED)
 
 
 def test_the_knob_is_turned_in_turns(report_make: Any) -> None:
