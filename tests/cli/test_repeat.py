@@ -17,7 +17,7 @@ from storagebench.storage import open_store
 def arguments(dataset: str, results: Path, num_runs: int, *more: str) -> list[str]:
     return [
         "run", "quick", "--data-dir", dataset, "--results-dir", str(results), "--run-id", "r", "--repeat", str(num_runs), "--batch-size", "4",
-        "--compute-time", "2ms", "--cache", "as-is", "--null-duration", "0.05", *more,
+        "--compute-time", "2ms", "--cache", "as-is", "--null-duration", "0.05", "--headroom-duration", "0", *more,
     ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def assert_error(result: Any, code: int, *words: str) -> None:
 def run_arguments(dataset: str, results: Path, *more: str) -> list[str]:
     return [
         "run", "quick", "--data-dir", dataset, "--results-dir", str(results), "--run-id", "r", "--compute-time", "5ms", "--batch-size", "4",
-        "--null-duration", "0", "--epochs", "1", *more,
+        "--null-duration", "0", "--headroom-duration", "0", "--epochs", "1", *more,
     ]  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 def long_run(dataset: str, results: Path, loader: str, ranks: int, *more: str) -> list[str]:
     return [
         "run", "quick", "--data-dir", dataset, "--results-dir", str(results), "--run-id", "r", "--loader", loader, "--num-accelerators", str(ranks),
-        "--compute-time", "20ms", "--epochs", "1000", "--batch-size", "4", "--num-workers", "1", "--cache", "as-is", "--null-duration", "0", *more,
+        "--compute-time", "20ms", "--epochs", "1000", "--batch-size", "4", "--num-workers", "1", "--cache", "as-is", "--null-duration", "0", "--headroom-duration", "0", *more,
     ]  # fmt: skip
 
 

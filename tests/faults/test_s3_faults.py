@@ -30,7 +30,7 @@ main()
 def run_arguments(url: str, options: dict[str, str], results: Path, *more: str) -> list[str]:
     return [
         "run", "quick", "--data-dir", url, "--storage-option", f"endpoint_url={options['endpoint_url']}", "--results-dir", str(results), "--run-id", "r",
-        "--compute-time", "5ms", "--batch-size", "4", "--null-duration", "0", *more,
+        "--compute-time", "5ms", "--batch-size", "4", "--null-duration", "0", "--headroom-duration", "0", *more,
     ]  # fmt: skip
 
 

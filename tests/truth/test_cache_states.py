@@ -59,7 +59,7 @@ def held_in_memory(dataset: str) -> Iterator[None]:
 
 def run(cli: Any, dataset: str, results: Path, loader: str, cache: str, ranks: int = 2, epochs: int = 2) -> dict[str, Any]:
     result = cli("run", "quick", "--data-dir", dataset, "--results-dir", str(results), "--run-id", f"{loader}-{cache}", "--loader", loader, "--cache", cache,
-                 "--num-accelerators", str(ranks), "--compute-time", "2ms", "--epochs", str(epochs), "--remainder", "keep", "--null-duration", "0",
+                 "--num-accelerators", str(ranks), "--compute-time", "2ms", "--epochs", str(epochs), "--remainder", "keep", "--null-duration", "0", "--headroom-duration", "0",
                  "--verify", "full")  # fmt: skip
     assert result.returncode == 0, result.stderr
     return dict(json.loads((results / f"{loader}-{cache}" / "summary.json").read_text()))

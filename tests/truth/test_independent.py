@@ -145,7 +145,7 @@ class RandomRun:
         self.prefetch, self.sync = rng.choice([1, 2, 4, 8]), rng.random() < 0.7
         self.steps = [rng.randint(1, 30) for _ in range(self.epochs)]
         self.sees_ready, self.sees_level = rng.random() < 0.5, rng.random() < 0.5
-        self.store = rng.choice(["posix", "posix", "s3"])
+        self.store, self.workers = rng.choice(["posix", "posix", "s3"]), rng.choice([None, 0, 4])
         self.server, self.cut = rng.random() < 0.3, rng.random() < 0.1
         self.hosts = [f"host-{rng.randint(0, 1)}" for _ in range(self.world)]
         self.stop = rng.randint(1, sum(self.steps)) if rng.random() < 0.25 else None
@@ -173,11 +173,11 @@ class RandomRun:
                     "max_steps": self.stop, "sync": "step" if self.sync else "none", "duration_s": None}  # fmt: skip
         return {
             "schema_version": 1, "run_id": run_id, "accelerator": "x", "command_start_ns": self.begin - rng.randint(0, 10**10),
-            "config": {"name": "w", "loader": {"name": rng.choice(["direct", "null"])},
+            "config": {"name": "w", "loader": {"name": rng.choice(["direct", "null"]), "num_workers": 2, "prefetch_batches": self.prefetch},
                        "train": {"batch_size": 4, "epochs": self.epochs, "au_threshold": 0.9}, "run": settings},
             "plan": {"compute_time_s": self.compute / 1e9, "world_size": self.world, "prefetch_batches": self.prefetch},
-            "dataset": {"format": "npz", "digest": "d", "record_bytes": 1, "stored_bytes": 1, "origin": None},
-            "store": {"kind": self.store}, "host": {"memory_bytes": 1}, "listing": rng.choice([None, {"listed": 3}]),
+            "dataset": {"format": "npz", "digest": "d", "record_bytes": 1000, "stored_bytes": 1100, "num_samples": 7, "origin": None},
+            "store": {"kind": self.store}, "host": {"memory_bytes": 1, "usable_cores": rng.choice([1, 2, 64])}, "listing": rng.choice([None, {"listed": 3}]),
         }  # fmt: skip
 
     def rank_rows(self) -> list[list[dict[str, Any]]]:
@@ -186,7 +186,12 @@ class RandomRun:
         number, schedule, stopped = 0, list(now), False
         for rank, rows in enumerate(traces):
             rows.append(
-                {"kind": "opened", "open_begin_ns": self.begin - 9 * MS, "open_end_ns": self.begin - 2 * MS, "effective": {"decode": "parse"}}
+                {
+                    "kind": "opened",
+                    "open_begin_ns": self.begin - 9 * MS,
+                    "open_end_ns": self.begin - 2 * MS,
+                    "effective": {"decode": "parse", "workers": self.workers},
+                }
             )
             for step in range(rng.choice([0, 1, 2, 9])):
                 self.one_step(rows, "null", 0, step, now, schedule, [rank], now[rank])
@@ -241,7 +246,8 @@ class RandomRun:
                 "host_delay_ns": 0, "queue_level": rng.randint(0, self.prefetch) if self.sees_level else None, "samples": samples,
                 "record_bytes": samples * rng.randint(900, 1100), "handover_bytes": samples * 1000, "verified": rng.randint(0, samples),
                 "errors": int(rng.random() < 0.01), "bad_samples": [[rng.randint(0, 9), "shard"]] if rng.random() < 0.02 else [],
-                "spans_s": {"read": rng.random(), "parse": rng.random()} if rng.random() < 0.8 else {}, "ids_hash": 1,
+                "spans_s": {"fetch": rng.random(), "parse": rng.random()} if rng.random() < 0.8 else {}, "ids_hash": 1,
+                "prep_cpu_s": rng.random() / 20, "run_delay_s": rng.random() / 9,
             }
         )  # fmt: skip
         if kind == "null":
@@ -266,7 +272,15 @@ class RandomRun:
             "storage_bytes": stored, "storage_method": "counted", "device_read_bytes": rng.choice([None, *[round(delivered * rng.random() * 1.5)] * 8]),
             "server_device_bytes": rng.randint(0, 10**6) if self.server and rng.random() < 0.8 else None, "requests": rng.choice([None, 5, 9]),
             "retries": rng.choice([0, 1]), "errors": 0, "rank_cpu_s": rng.random(), "worker_cpu_s": rng.random(),
+            "rank_run_delay_s": rng.choice([None, *[rng.random()] * 8]), **self.host_used(),
         }  # fmt: skip
+
+    def host_used(self) -> dict[str, Any]:
+        """Only the first rank of a host writes it."""
+        if self.rng.random() < 0.3:
+            return {}
+        busy = self.rng.random()
+        return {"host_span_s": self.rng.random(), "host_busy_s": busy, "host_command_s": self.rng.choice([None, busy * 0.7, busy * 1.1])}
 
     def host_rows(self, host: str) -> list[dict[str, Any]]:
         rng, rows = self.rng, [{"kind": "header", "host": host}]
@@ -284,6 +298,11 @@ class RandomRun:
                     **totals,
                 }
             )
+        stamp = {"begin_ns": 0, "monotonic_ns": 10**9}
+        if rng.random() < 0.3:
+            rows += [{"kind": "ceiling", "when": when, "bytes_per_s": 1e6 * (1 + rng.random() / 9), **stamp} for when in ("before", "after")]
+        elif rng.random() < 0.5:
+            rows.append({"kind": "headroom", "bytes_per_s": rng.choice([None, 1e6 * rng.random()]), **stamp})
         if rng.random() < 0.9:
             rows.append({"kind": "end", "exit_code": 0, "failed_rank": None, "failure": "killed" if rng.random() < 0.1 else None})
         return rows

@@ -20,7 +20,7 @@ from storagebench.records import rank_trace_path, read_trace
 def arguments(dataset: str, results: Path, ranks: int, *more: str) -> list[str]:
     return [
         "run", "quick", "--data-dir", dataset, "--results-dir", str(results), "--run-id", "r", "--num-accelerators", str(ranks), "--batch-size", "4",
-        "--compute-time", "10ms", "--cache", "as-is", "--null-duration", "0", *more,
+        "--compute-time", "10ms", "--cache", "as-is", "--null-duration", "0", "--headroom-duration", "0", *more,
     ]  # fmt: skip
 
 
