@@ -23,10 +23,10 @@ from statistics import median
 from storagebench.errors import StorageBenchError, StorageError
 from storagebench.launch import handling_signals
 from storagebench.probe import fio
-from storagebench.probe.aio import is_available
 from storagebench.probe.cells import measure
 from storagebench.probe.places import FilesPlace, scratch_files
 from storagebench.probe.plan import Cell, Group, cells
+from storagebench.storage.aio import is_available
 from storagebench.units import parse_size
 
 TARGET = 0.95

@@ -21,10 +21,12 @@ from storagebench.errors import DatasetError, UsageError
 from storagebench.manifest import Dataset
 from storagebench.protocols import DECODE_LEVELS, Batch, IOCounters, LoaderCounters, LoadJob
 from storagebench.registry import format_info, open_format
+from storagebench.storage.buffers import address_of
 from storagebench.usage import Watch
 
 VERIFY_ONE_IN = 64
 _SAMPLED_HASH = 0x9E3779B97F4A7C15
+_NOTHING: Mapping[int, int] = {}
 
 
 @dataclass(frozen=True)
@@ -161,33 +163,75 @@ class Deliverer:
             return np.asarray((mixed >> np.uint64(32)) % np.uint64(VERIFY_ONE_IN) == 0)
         return np.zeros(len(ids), dtype=np.bool_)
 
-    def deliver_stored(self, ids: NDArray[np.int64], stored: Sequence[memoryview], watch: Watch) -> Piece:
+    def checks(self, sample: int) -> bool:
+        """Whether this sample gets a checksum."""
+        return bool(self.to_check(np.array([sample], np.int64))[0])
+
+    def stored_lengths(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64[n]: bytes of each sample's extent (`Dataset.extent`)."""
+        if self.whole_shard:
+            return np.asarray(self.dataset.shard_bytes[self.dataset.index["shard"][ids]])
+        return self.dataset.index["record_bytes"][ids].astype(np.int64)
+
+    def record_in_stored(self, sample: int) -> tuple[int, int]:
+        """Where the manifest has the record in the sample's stored bytes: first byte, and the one behind the last."""
+        entry = self.dataset.index[sample]
+        start = int(entry["offset"]) if self.whole_shard else 0
+        return start, start + int(entry["record_bytes"])
+
+    def deliver_stored(
+        self,
+        ids: NDArray[np.int64],
+        stored: Sequence[memoryview],
+        watch: Watch,
+        summed: Mapping[int, int] = _NOTHING,
+        summed_s: float = 0.0,
+    ) -> Piece:
         """Samples whose stored bytes (`Dataset.extent`) lie in memory; `watch` was started before they were fetched. DatasetError names the shard where
-        the container is damaged."""
-        spans, fetch_cpu_s = {"fetch": watch.wall_s()}, watch.cpu_s()
+        the container is damaged.
+
+        `summed`: checksums, by position, of records where the manifest has them, taken in `summed_s` of that time while they were fetched."""
+        spans = {"fetch": watch.wall_s() - summed_s}
+        fetch_cpu_s = watch.cpu_s() - summed_s
         begin = time.perf_counter()
+        sizes = self.dataset.index["record_bytes"][ids].tolist()
         if self.level >= 2:
-            records = [self._parse(int(sample), data) for sample, data in zip(ids, stored, strict=True)]
-        else:
-            records = [self._locate(int(sample), data) for sample, data in zip(ids, stored, strict=True)]
-        if self.level >= 2:
+            records = [self._parse(sample, data, size) for sample, data, size in zip(ids.tolist(), stored, sizes, strict=True)]
             spans["parse"] = time.perf_counter() - begin
-        return self.deliver_records(ids, records, spans, watch, fetch_cpu_s)
+        elif self.whole_shard:
+            starts = self.dataset.index["offset"][ids].tolist()
+            records = [data[start : start + size] for data, start, size in zip(stored, starts, sizes, strict=True)]
+        else:
+            records = list(stored)
+        if summed:
+            spans["checksum"] = summed_s
+            summed = {place: value for place, value in summed.items() if self._is_where_expected(int(ids[place]), stored[place], records[place])}
+        return self.deliver_records(ids, records, spans, watch, fetch_cpu_s, summed)
+
+    def _is_where_expected(self, sample: int, stored: memoryview, record: memoryview) -> bool:
+        start, end = self.record_in_stored(sample)
+        return address_of(record) - address_of(stored) == start and len(record) == end - start
 
     def deliver_records(
-        self, ids: NDArray[np.int64], records: Sequence[memoryview], spans: Mapping[str, float], watch: Watch, fetch_cpu_s: float = 0.0
+        self,
+        ids: NDArray[np.int64],
+        records: Sequence[memoryview],
+        spans: Mapping[str, float],
+        watch: Watch,
+        fetch_cpu_s: float = 0.0,
+        summed: Mapping[int, int] = _NOTHING,
     ) -> Piece:
         """Samples whose records lie in memory, after parsing: checksum, then decode. `spans`: the stages before this one; `fetch_cpu_s`: what the fetch
-        used of this thread's CPU time since `watch` was started."""
+        used of this thread's CPU time since `watch` was started; `summed`: checksums that are known already, by position."""
         checked = self.to_check(ids)
         checksums = None
         spans = dict(spans)
         if checked.any():
             begin = time.perf_counter()
             checksums = np.zeros(len(ids), dtype=np.uint32)
-            for index in np.flatnonzero(checked):
-                checksums[index] = crc32c(records[int(index)])
-            spans["checksum"] = time.perf_counter() - begin
+            for index in np.flatnonzero(checked).tolist():
+                checksums[index] = summed[index] if index in summed else crc32c(records[index])
+            spans["checksum"] = spans.get("checksum", 0.0) + time.perf_counter() - begin
         sizes = handover = np.array([len(record) for record in records], np.int64)
         data: Sequence[Any] = records
         if self.level >= 3:
@@ -209,21 +253,13 @@ class Deliverer:
             run_delay_s=watch.delay_s(),
         )
 
-    def _locate(self, sample: int, stored: memoryview) -> memoryview:
-        if not self.whole_shard:
-            return stored
-        entry = self.dataset.index[sample]
-        offset = int(entry["offset"])
-        return stored[offset : offset + int(entry["record_bytes"])]
-
-    def _parse(self, sample: int, stored: memoryview) -> memoryview:
+    def _parse(self, sample: int, stored: memoryview, expected: int) -> memoryview:
         try:
             record = self.format.parse(stored)
         except DatasetError as error:
             raise DatasetError(
                 f"sample {sample} in shard {self.dataset.shard_of(sample)} is damaged: {error.message}", "run `storagebench verify`"
             ) from None
-        expected = int(self.dataset.index["record_bytes"][sample])
         if len(record) != expected:
             raise DatasetError(
                 f"sample {sample} in shard {self.dataset.shard_of(sample)} has {len(record)} bytes, and the manifest says {expected}",

@@ -1,29 +1,30 @@
-"""storagebench's own loader: what the storage could give. Reader threads, reads into reused page-aligned memory, records as views on it.
+"""storagebench's own loader: what the storage could give. Reads planned a batch ahead, many in flight, into reused page-aligned memory; records are views on it.
 
-A batch owns one slab of memory from a small pool; its samples are read in place (O_DIRECT straight into the slab), checked and parsed as views.
-The slab goes back when the next batch is asked for: `Batch.data` is valid until then. Stores without `read_into` into foreign memory (S3) give
-their own buffers, which are handed on without a copy.
+A batch owns one slab of memory from a small pool; its samples are read in place (with O_DIRECT straight from the device), checked and parsed as views.
+The slab goes back when the next batch is asked for: `Batch.data` is valid until then. Stores that bring their own memory (S3) have theirs handed on without a
+copy. How a store is read is `storage.queues`, what is read together `direct_ranges`, who reads it `direct_worker`.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from storagebench.loaders.delivery import Deliverer, Piece, ProcessMeter, join, total_counters
+from storagebench.loaders.delivery import Deliverer, ProcessMeter, join, total_counters
+from storagebench.loaders.direct_ranges import memory_bytes
+from storagebench.loaders.direct_worker import Assembly, Feed, Worker
 from storagebench.plan import plan_job
-from storagebench.protocols import Batch, Extent, LoaderCounters, LoaderRun, LoadJob
+from storagebench.protocols import Batch, LoaderCounters, LoaderRun, LoadJob
 from storagebench.sampling import EpochPlan, cut, split_work
 from storagebench.storage import open_spec
-from storagebench.storage.posix import ALIGNMENT_BYTES, aligned_buffer
-from storagebench.usage import Watch
+from storagebench.storage.buffers import aligned_buffer
+from storagebench.storage.queues import open_queue
 
 
 class DirectLoader:
@@ -35,31 +36,30 @@ class DirectLoader:
         return DirectRun(job)
 
 
-@dataclass
-class _Pending:
-    """A batch in flight."""
-
-    pieces: list[Future[Piece]]
-    slab: memoryview | None
-
-
 class DirectRun:
-    """One rank. All threads are joined by `close`; between epochs nothing is open."""
+    """One rank. All threads are joined by `close`; between epochs nothing is in flight and no file is open."""
 
     def __init__(self, job: LoadJob) -> None:
         self._job = job
-        self._store = open_spec(job.store)
+        self._num_workers, self._pieces_per_batch, _ = split_work(job.prefetch_batches, job.num_workers, job.batch_size)
+        self._depth = job.prefetch_batches if self._num_workers else 0  # without workers a batch is read when it is asked for
         self._deliverer = Deliverer(job)
-        self._in_place = job.store.kind == "posix"
-        self._workers, self._pieces_per_batch, _ = split_work(job.prefetch_batches, job.num_workers, job.batch_size)
-        self._threads = ThreadPoolExecutor(max(self._workers, 1), thread_name_prefix="direct") if self._workers else None
-        self._depth = job.prefetch_batches if self._workers else 0  # without workers a batch is read when it is asked for
+        self._store = open_spec(job.store)
+        self._feed = Feed(self._num_workers) if self._num_workers else None
+        self._workers: list[Worker] = []
+        self._threads: list[threading.Thread] = []
         self._meter: ProcessMeter | None = None
         self._free: list[memoryview] = []
         self._slab_bytes = 0
         self._batches: Iterator[NDArray[np.int64]] = iter(())
-        self._queue: deque[_Pending] = deque()
-        self._held: _Pending | None = None
+        self._queue: deque[Assembly] = deque()
+        self._held: Assembly | None = None
+        try:
+            for _ in range(max(self._num_workers, 1)):
+                self._workers.append(Worker(open_queue(self._store, job.io_depth, self._num_workers), self._deliverer, self._feed))
+        except BaseException:
+            self.close()
+            raise
 
     def plan(self, epoch: int) -> EpochPlan:
         return plan_job("sample", self._job, epoch)[0]
@@ -70,17 +70,16 @@ class DirectRun:
             self._meter = ProcessMeter(self._store.counters)
         bounds = np.cumsum([0, *plan.sizes])
         batches = [ids[low:high] for low, high in pairwise(bounds.tolist()) if high > low]
-        if self._in_place and batches:
-            self._slab_bytes = max(self._slab_bytes, max(self._bytes_of(batch) for batch in batches))
+        self._slab_bytes = max([self._slab_bytes, *(self._memory_bytes(batch) for batch in batches)])
         self._batches = iter(batches)
+        if self._feed is not None and not self._threads:
+            self._threads = [threading.Thread(target=worker.run, name=f"direct-{index}", daemon=True) for index, worker in enumerate(self._workers)]
+            for thread in self._threads:
+                thread.start()
         self._fill(self._depth)
 
-    def _bytes_of(self, ids: NDArray[np.int64]) -> int:
-        """Slab bytes of a batch: each sample starts on a page."""
-        dataset = self._deliverer.dataset
-        shards = dataset.index["shard"][ids]
-        sizes = dataset.shard_bytes[shards] if self._deliverer.whole_shard else dataset.index["record_bytes"][ids].astype(np.int64)
-        return int((-(-sizes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES).sum())
+    def _memory_bytes(self, ids: NDArray[np.int64]) -> int:
+        return memory_bytes(self._deliverer, ids, self._workers[0].queue)
 
     def _fill(self, depth: int) -> None:
         """Keep `depth` batches ready or in flight."""
@@ -88,27 +87,24 @@ class DirectRun:
             ids = next(self._batches, None)
             if ids is None:
                 return
-            self._queue.append(self._submit(ids))
+            self._queue.append(self._begin(ids))
 
-    def _submit(self, ids: NDArray[np.int64]) -> _Pending:
-        slab = self._take_slab() if self._in_place else None
-        pending = _Pending([], slab)
-        position = 0
+    def _begin(self, ids: NDArray[np.int64]) -> Assembly:
+        batch = Assembly(self._take_slab() if self._slab_bytes else None)
+        used = 0
         for part in cut(len(ids), self._pieces_per_batch):
             some = ids[part]
-            if slab is None:
-                task: tuple[Any, ...] = (self._read_from_store, some)
+            if batch.slab is None:
+                batch.add(some, None)
             else:
-                size = self._bytes_of(some)
-                task = (self._read_in_place, some, slab[position : position + size])
-                position += size
-            if self._threads is None:
-                future: Future[Piece] = Future()
-                future.set_result(task[0](*task[1:]))
-            else:
-                future = self._threads.submit(*task)
-            pending.pieces.append(future)
-        return pending
+                size = self._memory_bytes(some)
+                batch.add(some, batch.slab[used : used + size])
+                used += size
+        if self._feed is not None:
+            self._feed.put(batch.tasks)
+        else:
+            self._workers[0].work_off(batch.tasks)
+        return batch
 
     def _take_slab(self) -> memoryview:
         while self._free:
@@ -117,54 +113,32 @@ class DirectRun:
                 return slab
         return aligned_buffer(self._slab_bytes)
 
-    def _extents(self, ids: NDArray[np.int64]) -> list[Extent]:
-        deliverer = self._deliverer
-        return [deliverer.dataset.extent(int(sample), deliverer.whole_shard) for sample in ids]
-
-    def _read_in_place(self, ids: NDArray[np.int64], memory: memoryview) -> Piece:
-        watch = Watch()
-        stored, position = [], 0
-        for extent in self._extents(ids):
-            length = extent.length or 0
-            target = memory[position : position + length]
-            self._store.read_into(extent, target)
-            stored.append(target)
-            position += -(-length // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        return self._deliverer.deliver_stored(ids, stored, watch)
-
-    def _read_from_store(self, ids: NDArray[np.int64]) -> Piece:
-        watch = Watch()
-        stored = self._store.read(self._extents(ids))
-        return self._deliverer.deliver_stored(ids, stored, watch)
+    def _give_back(self, batch: Assembly | None) -> None:
+        if batch is not None and batch.slab is not None:
+            self._free.append(batch.slab)
+            batch.slab = None
 
     def next(self) -> Batch | None:
-        if self._held is not None and self._held.slab is not None:
-            self._free.append(self._held.slab)
+        self._give_back(self._held)
         self._held = None
         self._fill(max(self._depth, 1))
         if not self._queue:
             return None
-        head = self._queue.popleft()
-        pieces = [future.result() for future in head.pieces]
-        self._held = head
+        self._held = self._queue.popleft()
+        pieces = self._held.pieces()
         self._fill(self._depth)
-        ready = sum(1 for pending in self._queue if all(future.done() for future in pending.pieces))
-        return join(pieces, queue_level=ready)
+        return join(pieces, queue_level=sum(1 for batch in self._queue if batch.is_ready))
 
     def drain(self) -> None:
-        for pending in self._queue:
-            for future in pending.pieces:
-                future.cancel()
-        for pending in self._queue:
-            for future in pending.pieces:
-                if not future.cancelled():
-                    future.exception()
-            if pending.slab is not None:
-                self._free.append(pending.slab)
+        if self._feed is not None and self._threads:
+            self._feed.drain()
+        for worker in self._workers if self._feed is None else ():
+            worker.abandon()
+        for batch in self._queue:
+            self._give_back(batch)
         self._queue.clear()
         self._batches = iter(())
-        if self._held is not None and self._held.slab is not None:
-            self._free.append(self._held.slab)
+        self._give_back(self._held)
         self._held = None
 
     def counters(self) -> LoaderCounters:
@@ -172,21 +146,28 @@ class DirectRun:
 
     def effective(self) -> Mapping[str, Any]:
         notes = []
-        if self._workers < self._job.num_workers:
-            notes.append(f"{self._workers} of {self._job.num_workers} threads are used: no more pieces of a batch are in flight")
+        if self._num_workers < self._job.num_workers:
+            notes.append(f"{self._num_workers} of {self._job.num_workers} threads are used: no more pieces of a batch are in flight")
+        queue = self._workers[0].queue
         return {
             "decode": self._job.decode,
-            "workers": self._workers,
+            "workers": self._num_workers,
             "pieces_per_batch": self._pieces_per_batch,
             "io": getattr(self._store, "io", "client"),
+            "reads": queue.how,
             "notes": notes,
         }
 
     def close(self) -> None:
         self.drain()
-        if self._threads is not None:
-            self._threads.shutdown(wait=True, cancel_futures=True)
-            self._threads = None
+        if self._feed is not None:
+            self._feed.stop()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        for worker in self._workers:
+            worker.queue.close()
+        self._workers.clear()
         self._free.clear()
         if self._meter is not None:
             self._meter.close()

@@ -145,7 +145,8 @@ class Format(Protocol):
 
 @dataclass(frozen=True)
 class LoadJob:
-    """What a loader is asked to do for one rank: plain data, goes to worker processes as it is."""
+    """What a loader is asked to do for one rank: plain data, goes to worker processes as it is. `io_depth`: reads in flight of one worker of the loader
+    `direct`, 0 leaves it to the loader."""
 
     store: StoreSpec
     dataset: Dataset
@@ -157,6 +158,7 @@ class LoadJob:
     keep_remainder: bool = False
     num_workers: int = 0
     prefetch_batches: int = 2
+    io_depth: int = 0
     shuffle_buffer: int = 1000
     decode: str = "none"
     verify: str = "off"

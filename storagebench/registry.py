@@ -39,7 +39,7 @@ class FormatInfo:
 class LoaderInfo:
     """A loader's row: `unit` is what it shards over ranks, `own_io` that a library reads, so that our store does not see the bytes.
 
-    `least_decode` is the level below which the library cannot stop. `s3_client` is the client it uses on S3 when the user names none.
+    `odirect`: it can read with O_DIRECT, `prefers_odirect`: it does where nothing is cached and the file system takes it. `least_decode` is the level below which the library cannot stop. `s3_client` is the client it uses on S3 when the user names none.
     """
 
     entry: str
@@ -52,6 +52,7 @@ class LoaderInfo:
     needs_torch: bool = False
     own_io: bool = False
     odirect: bool = False
+    prefers_odirect: bool = False
     least_decode: str = "none"
     s3_client: str = "obstore"
     why_formats: str = ""
@@ -133,9 +134,10 @@ LOADERS: dict[str, LoaderInfo] = {
         (*_FILES, "webdataset"),
         ("posix", "s3", "memory", "fsspec", "shaped"),
         "sample",
-        "storagebench's own: reader threads, reused aligned buffers, O_DIRECT on request, obstore on S3",
+        "storagebench's own: many reads in flight into reused memory, O_DIRECT where nothing is cached, obstore on S3",
         "threads",
         odirect=True,
+        prefers_odirect=True,
         why_formats="reads records at known byte offsets",
     ),
 }

@@ -18,16 +18,17 @@ from storagebench import __version__, host
 from storagebench.cachestate import HostCache
 from storagebench.checks.judge import judge, write_summary
 from storagebench.clock import SystemClock
-from storagebench.configfile import Configured
+from storagebench.configfile import Configured, changed
 from storagebench.diagnosis.online import wants_headroom
 from storagebench.engine import Engine, EngineJob
 from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError, UsageError
 from storagebench.launch import Interrupted, Outcome, handling_signals, rank_failure, run_ranks
 from storagebench.loaders.null import NullLoader
-from storagebench.manifest import Dataset, load_dataset
+from storagebench.manifest import MANIFEST_KEY, Dataset, load_dataset
 from storagebench.metrics import Summary
 from storagebench.plan import make_plan, refuse_if_too_large
 from storagebench.probe.ceiling import ceiling_group, run_ceiling, run_headroom
+from storagebench.probe.depth import find_depth
 from storagebench.probe.plan import Group
 from storagebench.protocols import LoadJob, Store, StoreSpec
 from storagebench.records import (
@@ -46,6 +47,7 @@ from storagebench.records import (
 from storagebench.registry import LoaderInfo, loader_info, misfit, open_loader, refuse_missing
 from storagebench.s3server import find_server
 from storagebench.storage import open_spec, parse_url
+from storagebench.storage.posix import takes_odirect
 from storagebench.storage.s3_config import endpoint_of_environment
 from storagebench.units import format_bytes
 from storagebench.workload import Workload
@@ -75,7 +77,8 @@ def prepare(request: Request) -> Path:
 
     Raises UsageError (does not fit, would not fit into memory), DatasetError (missing, incomplete, truncated), StorageError.
     """
-    workload = request.configured.workload
+    configured = request.configured
+    workload = configured.workload
     info = loader_info(workload.loader.name)
     spec = store_spec(request)
     problem = misfit(workload.loader.name, info.formats[0], spec.kind, workload.run.cache == "direct")
@@ -94,7 +97,9 @@ def prepare(request: Request) -> Path:
         spec = store.spec  # an S3 store has learned whether ranges work; the ranks need not ask again
     finally:
         store.close()
-    ceiling = _ceiling_asked(request, info, dataset, spec.kind)
+    configured = _with_depth(configured, spec, dataset)
+    workload = configured.workload
+    ceiling = _ceiling_asked(request, info, dataset, spec)
     plan = make_plan(workload, workload.run.num_accelerators, dataset)
     refuse_if_too_large(plan, host.free(), workload.run.memory_limit_fraction)
     in_process = spec.kind == "memory" or (spec.kind == "shaped" and spec.root.startswith("memory://"))
@@ -113,7 +118,7 @@ def prepare(request: Request) -> Path:
             "created": host.clock_pair(clock),
             "accelerator": workload.run.accelerator or f"{plan.compute_time_s:g} s a step",
             "config": workload.model_dump(),
-            "provenance": dict(request.configured.provenance),
+            "provenance": dict(configured.provenance),
             "store": as_plain(spec),
             "ranges": _ranges_note(store, spec),
             "dataset": {
@@ -137,6 +142,20 @@ def prepare(request: Request) -> Path:
     return run_dir
 
 
+def _with_depth(configured: Configured, spec: StoreSpec, dataset: Dataset) -> Configured:
+    """Threads and reads in flight as a short probe finds them, where the user leaves them open and the loader reads with O_DIRECT."""
+    loader = configured.workload.loader
+    if loader.io_depth or not loader_info(loader.name).prefers_odirect or spec.kind != "posix" or spec.options.get("io") != "direct":
+        return configured
+    found = find_depth(dataset, _shard_paths(spec, dataset)[0])
+    if found is None:
+        return configured
+    settings = {"loader.io_depth": found[1]}
+    if "loader.num_workers" not in configured.provenance:
+        settings["loader.num_workers"] = found[0]
+    return changed(configured, settings, "a short probe of the dataset")
+
+
 def store_spec(request: Request) -> StoreSpec:
     """The store with what the job implies: O_DIRECT for --cache direct, the loader's own S3 client where the user names none."""
     workload = request.configured.workload
@@ -145,6 +164,8 @@ def store_spec(request: Request) -> StoreSpec:
     options = dict(spec.options)
     if spec.kind == "posix" and workload.run.cache == "direct":
         options["io"] = "direct"
+    if spec.kind == "posix" and workload.run.cache == "cold" and info.prefers_odirect and takes_odirect(os.path.join(spec.root, MANIFEST_KEY)):
+        options.setdefault("io", "direct")  # what is not cached is read the shortest way
     if spec.kind == "s3":
         options.setdefault("client", info.s3_client)
         endpoint = endpoint_of_environment()
@@ -153,14 +174,14 @@ def store_spec(request: Request) -> StoreSpec:
     return replace(spec, options=options)
 
 
-def _ceiling_asked(request: Request, info: LoaderInfo, dataset: Dataset, store_kind: str) -> dict[str, Any] | None:
+def _ceiling_asked(request: Request, info: LoaderInfo, dataset: Dataset, spec: StoreSpec) -> dict[str, Any] | None:
     """What is probed before and after the run, or None. Raises UsageError where a ceiling would mean nothing."""
     workload = request.configured.workload
     if not request.ceiling:
         return None
     if workload.loader.name == "null":
         raise UsageError("--ceiling with loader null would be of bytes that nobody reads", "leave --ceiling out, or use another --loader")
-    return ceiling_group(dataset, info.unit, workload.loader.shuffle, workload.run.cache, store_kind)._asdict()
+    return ceiling_group(dataset, info.unit, workload.loader.shuffle, workload.run.cache, spec)._asdict()
 
 
 def _ranges_note(store: Store, spec: StoreSpec) -> str | None:
@@ -243,7 +264,7 @@ def _probe_headroom(run_dir: Path, run: Mapping[str, Any], spec: StoreSpec, trac
         dataset = _dataset_of(spec)
         paths, _ = _shard_paths(spec, dataset)
         info, cache = loader_info(config["loader"]["name"]), config["run"]["cache"]
-        group = ceiling_group(dataset, info.unit, config["loader"]["shuffle"], cache, spec.kind)
+        group = ceiling_group(dataset, info.unit, config["loader"]["shuffle"], cache, spec)
         found = run_headroom(spec, dataset, group, _readers(run), paths, cache == "warm", seconds)
     except Interrupted:
         raise
@@ -255,7 +276,7 @@ def _probe_headroom(run_dir: Path, run: Mapping[str, Any], spec: StoreSpec, trac
 def raw_rate(request: Request, dataset: Dataset, cache: str, seconds: float) -> float:
     """Bytes per second of raw reads as --ceiling makes them for this request, in this cache state, for so many seconds a try. Raises StorageError, DatasetError."""
     workload, spec = request.configured.workload, store_spec(request)
-    group = ceiling_group(dataset, loader_info(workload.loader.name).unit, workload.loader.shuffle, cache, spec.kind)
+    group = ceiling_group(dataset, loader_info(workload.loader.name).unit, workload.loader.shuffle, cache, spec)
     paths, _ = _shard_paths(spec, dataset)
     readers = workload.run.num_accelerators * max(workload.loader.num_workers, 1)
     return float(run_ceiling(spec, dataset, group, readers, paths, cache == "warm", seconds)["bytes_per_s"])
@@ -375,6 +396,7 @@ def load_job(workload: Workload, spec: StoreSpec, dataset: Dataset, rank: int, w
         keep_remainder=workload.run.remainder == "keep",
         num_workers=workload.loader.num_workers,
         prefetch_batches=workload.loader.prefetch_batches,
+        io_depth=workload.loader.io_depth,
         shuffle_buffer=workload.loader.shuffle_buffer,
         decode=workload.run.decode,
         verify=workload.run.verify,

@@ -72,6 +72,13 @@ class LoaderSpec(_Frozen):
         4, "--num-workers", "workers of one rank (processes or threads, as the loader has them); 0 reads in the rank", ge=0, le=1024
     )
     prefetch_batches: int = _option(2, "--prefetch-batches", "batches that one rank may hold ready or in flight", ge=1, le=1024)
+    io_depth: int = _option(
+        0,
+        "--io-depth",
+        "reads in flight of one worker of loader direct (O_DIRECT, S3); 0 finds it, and the workers where --num-workers is not given",
+        ge=0,
+        le=1024,
+    )
     shuffle: bool = _option(True, "--shuffle", "another order each epoch, the same for the same --seed")
     shuffle_buffer: int = _option(1000, "--shuffle-buffer", "samples in the shuffle buffer of loaders that read shards in sequence", ge=1)
 

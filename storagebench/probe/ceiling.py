@@ -10,12 +10,12 @@ from typing import Any
 
 from storagebench.errors import UsageError
 from storagebench.manifest import Dataset
-from storagebench.probe.aio import is_available
 from storagebench.probe.plan import MAX_BUFFERS_BYTES, Cell, Group, Mode, align, cells
 from storagebench.probe.probe import Opened, mean_stored_sample, probe, shard_files, shard_objects
 from storagebench.protocols import Store, StoreSpec
 from storagebench.registry import format_info
 from storagebench.storage import open_spec
+from storagebench.storage.aio import is_available
 
 SECONDS = 1.0
 MAX_ALSO_THREADS = 64
@@ -25,7 +25,7 @@ HEADROOM, LEAST_HEADROOM_THREADS = 4, 16
 STREAM_REQUEST_BYTES = 2**20
 
 
-def ceiling_group(dataset: Dataset, unit: str, shuffle: bool, cache: str, store_kind: str) -> Group:
+def ceiling_group(dataset: Dataset, unit: str, shuffle: bool, cache: str, spec: StoreSpec) -> Group:
     """The group that stands for a run's reads. `unit` is the loader's: sample, row_group or shard.
 
     The request is the mean stored sample (a whole file where each sample has one), the mean row group, or for streamed shards 1 MiB at least.
@@ -34,7 +34,9 @@ def ceiling_group(dataset: Dataset, unit: str, shuffle: bool, cache: str, store_
     if cache == "as-is":
         raise UsageError("--ceiling with --cache as-is would fill the cache that the run then meets", "use --cache cold, warm or direct")
     modes: dict[str, Mode] = {"direct": "direct", "cold": "cold", "warm": "warm"}
-    mode: Mode = modes[cache] if store_kind == "posix" else "client"
+    mode: Mode = modes[cache] if spec.kind == "posix" else "client"
+    if mode == "cold" and spec.options.get("io") == "direct":
+        mode = "direct"
     if unit == "shard":
         return Group("read", "sequential", max(align(mean_stored_sample(dataset)), STREAM_REQUEST_BYTES), mode)
     if unit == "row_group":

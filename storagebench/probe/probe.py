@@ -10,13 +10,13 @@ from pathlib import Path
 
 from storagebench.errors import DatasetError, UsageError
 from storagebench.manifest import MANIFEST_KEY, Dataset, load_dataset
-from storagebench.probe.aio import is_available
 from storagebench.probe.cells import Measured, measure
 from storagebench.probe.places import FilesPlace, ObjectsPlace, PageState, scratch_files, scratch_objects
 from storagebench.probe.plan import Cell, Group, Mode, align, cells, groups
 from storagebench.probe.search import Ceiling, num_runs, search
 from storagebench.protocols import Store
 from storagebench.registry import format_info
+from storagebench.storage.aio import is_available
 
 DEFAULT_SIZE_BYTES = 2 * 2**30
 DEFAULT_OBJECTS_BYTES = 256 * 2**20

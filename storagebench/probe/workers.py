@@ -16,10 +16,10 @@ from typing import NoReturn, Protocol
 import numpy as np
 
 from storagebench.errors import DatasetError, StorageError
-from storagebench.probe.aio import Ring
-from storagebench.probe.memory import buffer, unique_block
 from storagebench.probe.plan import align
 from storagebench.protocols import Extent, Store
+from storagebench.storage.aio import Ring
+from storagebench.storage.buffers import address_of, faulted_buffer, unique_block
 
 Source = Iterator[tuple[int, int, int]]  # file, offset, bytes; may be shared by threads
 Log = list[tuple[int, int, int]]
@@ -91,7 +91,7 @@ class FileReader:
 
     def __init__(self, paths: list[str], buffer_bytes: int, direct: bool) -> None:
         self._files = _Files(paths, os.O_RDONLY | (os.O_DIRECT if direct else 0))
-        self._buffer = buffer(align(buffer_bytes))
+        self._buffer = faulted_buffer(align(buffer_bytes))
         self._direct = direct
 
     def run(self, source: Source, gate: Gate, until: Until, log: Log) -> None:
@@ -128,10 +128,11 @@ class DeepFileReader:
         files = self._files
         wanted = [(0, 0, 0)] * self._depth
         try:
-            ring = Ring(self._depth, self._buffer_bytes)
+            memory = faulted_buffer(self._depth * self._buffer_bytes)
+            ring = Ring(self._depth)
             gate.wait()
             try:
-                self._read(ring, source, until, wanted, log)
+                self._read(ring, address_of(memory), source, until, wanted, log)
             finally:
                 ring.close()
         except OSError as error:
@@ -139,7 +140,7 @@ class DeepFileReader:
         finally:
             files.close()
 
-    def _read(self, ring: Ring, source: Source, until: Until, wanted: list[tuple[int, int, int]], log: Log) -> None:
+    def _read(self, ring: Ring, base: int, source: Source, until: Until, wanted: list[tuple[int, int, int]], log: Log) -> None:
         files, now, more = self._files, monotonic_ns, True
         free = list(range(self._depth))
         begins = [0] * self._depth
@@ -153,12 +154,14 @@ class DeepFileReader:
                     break
                 slot = free.pop()
                 wanted[slot], begins[slot] = request, begin
-                ring.put(slot, files.fd(request[0]), request[1], align(request[2]))
+                ring.put(slot, files.fd(request[0]), request[1], align(request[2]), base + slot * self._buffer_bytes)
             ring.send()
             if len(free) == self._depth:
                 return
             for slot, got in ring.wait():
                 index, offset, length = wanted[slot]
+                if got < 0:
+                    files.raise_failed(OSError(-got, os.strerror(-got)), index, "read")
                 if got < length:
                     files.raise_short(index, offset, length, got)
                 log.append((begins[slot], now(), length))

@@ -6,7 +6,6 @@ Never silent: where the file system refuses the asked mode, opening the store fa
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import secrets
 import stat
@@ -18,8 +17,8 @@ from typing import Any, BinaryIO
 
 from storagebench.errors import DatasetError, StorageError, UsageError, did_you_mean
 from storagebench.protocols import Extent, IOCounters, ObjectInfo, StoreSpec
+from storagebench.storage.buffers import ALIGNMENT_BYTES, address_of, aligned_buffer
 
-ALIGNMENT_BYTES = 4096
 RWF_DONTCACHE = 0x80
 IO_MODES = ("buffered", "direct", "dontcache")
 _BOUNCE_BYTES = 1 << 20
@@ -58,7 +57,7 @@ class PosixStore:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise self._error(error, key) from None
+            raise self.explain(error, key) from None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         stack = [os.path.join(self._root, prefix) if prefix else self._root]
@@ -68,7 +67,7 @@ class PosixStore:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise self._error(error, prefix) from None
+                raise self.explain(error, prefix) from None
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     stack.append(entry.path)
@@ -89,7 +88,7 @@ class PosixStore:
         """One open, one read (more only where the kernel returns short). With O_DIRECT the aligned middle goes straight to the target."""
         if extent.length != len(target):
             raise ValueError(f"extent of {extent.key} has length {extent.length}, and the target {len(target)}")
-        fd = self._open(extent)
+        fd = self.open_file(extent.key, extent.offset + (extent.length or 0))
         try:
             if self.io == "direct":
                 self._read_direct(fd, extent, target)
@@ -97,21 +96,19 @@ class PosixStore:
                 self._read_fully(fd, extent, target, extent.offset, RWF_DONTCACHE if self.io == "dontcache" else 0)
         finally:
             os.close(fd)
-        with self._lock:
-            self._counters[0] += len(target)
-            self._counters[1] += 1
+        self.count(len(target), 1)
 
     def read_all(self, key: str, limit_bytes: int) -> memoryview:
         try:
             size = os.stat(self.path(key), follow_symlinks=False).st_size
         except OSError as error:
-            raise self._error(error, key) from None
+            raise self.explain(error, key) from None
         if size > limit_bytes:
             raise StorageError(f"{key} in {self.url} has {size} bytes, over the limit of {limit_bytes}", "this is not a file of storagebench")
         return self.read([Extent(key, 0, size)])[0]
 
     def open_stream(self, key: str, num_bytes: int) -> BinaryIO:
-        os.close(self._open(Extent(key, 0, num_bytes)))
+        os.close(self.open_file(key, num_bytes))
         return open(self.path(key), "rb")
 
     @contextmanager
@@ -128,7 +125,7 @@ class PosixStore:
             done = True
             _fsync_folder(final.parent)
         except OSError as error:
-            raise self._error(error, key, "write") from None
+            raise self.explain(error, key, "write") from None
         finally:
             if not done:
                 temp.unlink(missing_ok=True)
@@ -150,7 +147,7 @@ class PosixStore:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise self._error(error, key, "delete") from None
+                raise self.explain(error, key, "delete") from None
 
     def counters(self) -> IOCounters:
         with self._lock:
@@ -159,22 +156,34 @@ class PosixStore:
     def close(self) -> None:
         """Nothing stays open between calls."""
 
-    def _open(self, extent: Extent) -> int:
+    def count(self, num_bytes: int, requests: int) -> None:
+        """Add to the counters what was read through `open_file`."""
+        with self._lock:
+            self._counters[0] += num_bytes
+            self._counters[1] += requests
+
+    def open_file(self, key: str, needed_bytes: int) -> int:
+        """A descriptor of a regular file that is at least so long, in this store's mode. Raises DatasetError, StorageError."""
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_DIRECT if self.io == "direct" else 0)
         try:
-            fd = os.open(self.path(extent.key), flags)
+            fd = os.open(self.path(key), flags)
         except OSError as error:
-            raise self._error(error, extent.key) from None
+            raise self.explain(error, key) from None
         info = os.fstat(fd)
-        needed = extent.offset + (extent.length or 0)
-        if stat.S_ISREG(info.st_mode) and info.st_size >= needed:
+        if stat.S_ISREG(info.st_mode) and info.st_size >= needed_bytes:
             return fd
         os.close(fd)
         if not stat.S_ISREG(info.st_mode):
-            raise DatasetError(f"{extent.key} in {self.url} is not a regular file", "run `storagebench verify`, then generate or import again")
+            raise DatasetError(f"{key} in {self.url} is not a regular file", "run `storagebench verify`, then generate or import again")
         raise DatasetError(
-            f"{extent.key} in {self.url} has {info.st_size} bytes, and {needed} were asked for: it is truncated",
+            f"{key} in {self.url} has {info.st_size} bytes, and {needed_bytes} were asked for: it is truncated",
             "run `storagebench verify`, then generate or import again",
+        )
+
+    def ended(self, key: str, at: int, end: int) -> DatasetError:
+        """A file that was long enough when it was opened came to its end at this byte."""
+        return DatasetError(
+            f"{key} in {self.url} ended at byte {at} of {end} while it was read", "something changes the dataset during the run: stop it"
         )
 
     def _read_fully(self, fd: int, extent: Extent, target: memoryview, offset: int, flags: int) -> None:
@@ -183,12 +192,9 @@ class PosixStore:
             try:
                 got = os.preadv(fd, [target[done:]], offset + done, flags)
             except OSError as error:
-                raise self._error(error, extent.key) from None
+                raise self.explain(error, extent.key) from None
             if got == 0:
-                raise DatasetError(
-                    f"{extent.key} in {self.url} ended at byte {offset + done} of {offset + len(target)} while it was read",
-                    "something changes the dataset during the run: stop it",
-                )
+                raise self.ended(extent.key, offset + done, offset + len(target))
             done += got
 
     def _read_direct(self, fd: int, extent: Extent, target: memoryview) -> None:
@@ -206,12 +212,10 @@ class PosixStore:
             try:
                 got = os.preadv(fd, [bounce[:wanted]], low)
             except OSError as error:
-                raise self._error(error, extent.key) from None
+                raise self.explain(error, extent.key) from None
             high = min(low + got, end)
             if high <= position:
-                raise DatasetError(
-                    f"{extent.key} in {self.url} ended at byte {low + got} of {end} while it was read", "something changes the dataset: stop it"
-                )
+                raise self.ended(extent.key, low + got, end)
             target[position - start : high - start] = bounce[position - low : high - low]
             position = high
 
@@ -222,7 +226,8 @@ class PosixStore:
             self._bounce.buffer = buffer
         return buffer
 
-    def _error(self, error: OSError, key: str, action: str = "read") -> Exception:
+    def explain(self, error: OSError, key: str, action: str = "read") -> Exception:
+        """What a refused call means, as an error for the user."""
         name = f"{key} in {self.url}" if key else self.url
         if error.errno in (errno.ENOENT, errno.ENOTDIR) and action == "read":
             return DatasetError(f"{name} is missing", "run `storagebench verify`, then generate or import again")
@@ -249,16 +254,19 @@ class _FullWriter:
         return done
 
 
-def aligned_buffer(num_bytes: int) -> memoryview:
-    """Page-aligned memory of that length, zero-length included."""
-    return memoryview(mmap.mmap(-1, max(num_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))[:num_bytes]
-
-
-def address_of(view: memoryview) -> int:
-    """Address of the first byte."""
-    import numpy as np
-
-    return int(np.frombuffer(view, dtype=np.uint8).ctypes.data) if len(view) else 0
+def takes_odirect(path: str) -> bool:
+    """Whether this file can be read with O_DIRECT; False also where it is not there."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_DIRECT)
+    except OSError:
+        return False
+    try:
+        os.preadv(fd, [aligned_buffer(ALIGNMENT_BYTES)], 0)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def _fsync_folder(folder: Path) -> None:

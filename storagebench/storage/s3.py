@@ -29,6 +29,9 @@ class S3Client(Protocol):
     def read(self, extents: Sequence[Extent]) -> Sequence[memoryview]:
         """The extents in order, several in flight; an extent that is the whole object is one GET. Lengths are checked, bytes counted."""
 
+    def expect_longer(self, key: str) -> None:
+        """Extents at the front of this object are parts of it."""
+
     def whole(self, key: str, limit_bytes: int) -> memoryview:
         """An object of unknown size up to the limit."""
 
@@ -89,6 +92,10 @@ class S3Store:
             return []
         with self._explained("read", extents[0].key):
             return self._client.read(extents)
+
+    def expect_longer(self, key: str) -> None:
+        """Tell the client that extents at the front of this object are parts of it, so that it does not ask for the whole."""
+        self._client.expect_longer(key)
 
     def read_into(self, extent: Extent, target: memoryview) -> None:
         if extent.length != len(target):

@@ -46,6 +46,12 @@ class ObstoreClient:
                 future.cancel()
             wait(futures)  # after an error too, nothing is in flight when this returns
 
+    def expect_longer(self, key: str) -> None:
+        """Extents at the front of this object are ranges, not whole objects."""
+        if key not in self._longer:
+            with self._lock:
+                self._longer.add(key)
+
     def _read_one(self, extent: Extent) -> memoryview:
         try:
             return self._whole_or_range(extent)
@@ -61,8 +67,7 @@ class ObstoreClient:
             return self._body(result, key, length)
         if size < length:
             raise truncated(self._settings, key, size, length)
-        with self._lock:
-            self._longer.add(key)
+        self.expect_longer(key)
         del result  # drops the answer unread
         return self._read_range(extent) if length else memoryview(b"")
 

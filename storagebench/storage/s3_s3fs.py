@@ -32,7 +32,7 @@ class S3fsClient:
         self._settings = settings
         self._tally = tally
         self._other_ranges = other_ranges
-        self._longer: set[str] = set()  # touched by the loop's thread only; see ObstoreClient
+        self._longer: set[str] = set()  # only ever grows; see ObstoreClient
         self._fs: Any = None
         self._loop = LoopThread("storagebench-s3fs")
         self._run = self._loop.run
@@ -120,6 +120,10 @@ class S3fsClient:
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
+
+    def expect_longer(self, key: str) -> None:
+        """Extents at the front of this object are ranges, not whole objects."""
+        self._longer.add(key)
 
     async def _read_one(self, extent: Extent) -> memoryview | None:
         """The extent, or None where the other client is to read it."""

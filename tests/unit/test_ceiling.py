@@ -12,10 +12,13 @@ from storagebench.checks.ceiling_rules import ceiling_unstable, faster_than_ceil
 from storagebench.errors import UsageError
 from storagebench.metrics import summarise
 from storagebench.probe.ceiling import ceiling_group
+from storagebench.protocols import StoreSpec
 from storagebench.records import Trace
 
 SECOND_NS = 10**9
 WHOLE = {"config": {"run": {"max_steps": None, "duration_s": None}}}
+
+POSIX = StoreSpec("posix", "/data")
 
 
 def host(*rates: float) -> Trace:
@@ -74,13 +77,16 @@ def test_findings(over: float, rates: tuple[float, ...], codes: list[str], repor
 @pytest.mark.parametrize(
     ("fields", "unit", "cache", "store", "expected"),
     [
-        ({"format": "npz"}, "sample", "cold", "posix", ("read", "objects", None, "cold")),
-        ({"format": "npz"}, "sample", "direct", "s3", ("read", "objects", None, "client")),
-        ({"format": "webdataset", "num_samples": 256, "samples_per_shard": 4}, "sample", "direct", "posix", ("read", "random", 8192, "direct")),
-        ({"format": "webdataset", "num_samples": 256, "samples_per_shard": 4}, "shard", "warm", "posix", ("read", "sequential", 2**20, "warm")),
+        ({"format": "npz"}, "sample", "cold", POSIX, ("read", "objects", None, "cold")),
+        ({"format": "npz"}, "sample", "cold", StoreSpec("posix", "/data", {"io": "direct"}), ("read", "objects", None, "direct")),
+        ({"format": "npz"}, "sample", "direct", StoreSpec("s3", "s3://b/p"), ("read", "objects", None, "client")),
+        ({"format": "webdataset", "num_samples": 256, "samples_per_shard": 4}, "sample", "direct", POSIX, ("read", "random", 8192, "direct")),
+        ({"format": "webdataset", "num_samples": 256, "samples_per_shard": 4}, "shard", "warm", POSIX, ("read", "sequential", 2**20, "warm")),
     ],
 )
-def test_what_is_probed_for_a_run(fields: dict[str, Any], unit: str, cache: str, store: str, expected: tuple[Any, ...], make_dataset: Any) -> None:
+def test_what_is_probed_for_a_run(
+    fields: dict[str, Any], unit: str, cache: str, store: StoreSpec, expected: tuple[Any, ...], make_dataset: Any
+) -> None:
     _, dataset = make_dataset(**fields)
     group = ceiling_group(dataset, unit, True, cache, store)
     assert (group.direction, group.pattern, group.mode) == (expected[0], expected[1], expected[3])
@@ -89,6 +95,6 @@ def test_what_is_probed_for_a_run(fields: dict[str, Any], unit: str, cache: str,
 
 def test_a_sequence_of_samples_is_probed_in_sequence_and_as_is_is_refused(make_dataset: Any) -> None:
     _, dataset = make_dataset(format="webdataset", num_samples=256, samples_per_shard=4)
-    assert ceiling_group(dataset, "sample", False, "cold", "posix").pattern == "sequential"
+    assert ceiling_group(dataset, "sample", False, "cold", POSIX).pattern == "sequential"
     with pytest.raises(UsageError, match="as-is"):
-        ceiling_group(dataset, "sample", True, "as-is", "posix")
+        ceiling_group(dataset, "sample", True, "as-is", POSIX)

@@ -6,12 +6,9 @@ Asynchronous for O_DIRECT only; buffered reads block in io_submit(2), so nothing
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import platform
 from collections.abc import Iterator
-
-from storagebench.probe.memory import buffer
 
 _NUMBERS = {
     "x86_64": {"setup": 206, "destroy": 207, "getevents": 208, "submit": 209},
@@ -48,9 +45,12 @@ class _Event(ctypes.Structure):
 
 
 class Ring:
-    """`depth` slots of `slot_bytes` page-aligned memory and a kernel context for as many reads. For one thread. Raises OSError where refused."""
+    """`depth` slots, each for one read in flight, and their kernel context. For one thread. Raises OSError where the kernel refuses it.
 
-    def __init__(self, depth: int, slot_bytes: int) -> None:
+    The memory that is read into must stay until the read is done, or `close` has returned.
+    """
+
+    def __init__(self, depth: int) -> None:
         numbers = _NUMBERS.get(platform.machine())
         if numbers is None or platform.system() != "Linux":
             raise OSError(95, "native AIO is known here on Linux with x86_64 or aarch64 only")
@@ -59,21 +59,20 @@ class Ring:
         if _libc.syscall(ctypes.c_long(numbers["setup"]), ctypes.c_long(depth), ctypes.byref(context)) != 0:
             raise _failed()
         self._context = context
-        self._memory = buffer(depth * slot_bytes)
-        base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._controls = (_Control * depth)()
-        for slot, control in enumerate(self._controls):
-            control.data, control.opcode, control.buffer = slot, _OPCODE_PREAD, base + slot * slot_bytes
+        self._slots = list(self._controls)  # indexing the array makes a new object each time
+        for slot, control in enumerate(self._slots):
+            control.data, control.opcode = slot, _OPCODE_PREAD
         self._addresses = [ctypes.addressof(control) for control in self._controls]
         self._pending = (ctypes.c_void_p * depth)()
         self._num_pending = 0
         self._events = (_Event * depth)()
         self._depth, self._one = ctypes.c_long(depth), ctypes.c_long(1)
 
-    def put(self, slot: int, fd: int, offset: int, num_bytes: int) -> None:
-        """Have this free slot read; sent with the next `send`."""
-        control = self._controls[slot]
-        control.fd, control.offset, control.num_bytes = fd, offset, num_bytes
+    def put(self, slot: int, fd: int, offset: int, num_bytes: int, address: int) -> None:
+        """Have this free slot read `num_bytes` at `offset` to `address`, all multiples of the page size; sent with the next `send`."""
+        control = self._slots[slot]
+        control.fd, control.offset, control.num_bytes, control.buffer = fd, offset, num_bytes, address
         self._pending[self._num_pending] = self._addresses[slot]
         self._num_pending += 1
 
@@ -89,7 +88,7 @@ class Ring:
         self._num_pending = 0
 
     def wait(self) -> Iterator[tuple[int, int]]:
-        """Wait for at least one read; (slot, bytes read) of each that is done. Raises OSError with the error of a failed read."""
+        """Wait for at least one read; (slot, bytes read or -errno) of each that is done. Raises OSError where waiting itself fails."""
         done = _libc.syscall(self._getevents, self._context, self._one, self._depth, self._events, None)
         if done < 0:
             if ctypes.get_errno() == 4:  # EINTR
@@ -97,9 +96,7 @@ class Ring:
             raise _failed()
         for index in range(done):
             event = self._events[index]
-            if event.result < 0:
-                raise OSError(-event.result, os.strerror(-event.result))
-            yield int(event.data), int(event.result)
+            yield event.data, event.result
 
     def close(self) -> None:
         """Destroy the context; the kernel waits for what is in flight."""
@@ -114,7 +111,7 @@ def _failed() -> OSError:
 def is_available() -> bool:
     """Whether this kernel (and its sandbox) gives native AIO."""
     try:
-        Ring(1, mmap.PAGESIZE).close()
+        Ring(1).close()
     except OSError:
         return False
     return True
