@@ -21,6 +21,7 @@ from storagebench.loaders.direct_ranges import memory_bytes
 from storagebench.loaders.direct_worker import Assembly, Feed, Worker
 from storagebench.plan import plan_job
 from storagebench.protocols import Batch, LoaderCounters, LoaderRun, LoadJob
+from storagebench.registry import refuse_missing
 from storagebench.sampling import EpochPlan, cut, split_work
 from storagebench.storage import open_spec
 from storagebench.storage.buffers import aligned_buffer
@@ -28,12 +29,18 @@ from storagebench.storage.queues import open_queue
 
 
 class DirectLoader:
-    """Opens a `DirectRun`."""
+    """Opens a `DirectRun`; for Parquet, whose samples have no places of their own, a run over row groups."""
 
     name = "direct"
 
     def open(self, job: LoadJob) -> LoaderRun:
-        return DirectRun(job)
+        if job.dataset.format != "parquet":
+            return DirectRun(job)
+        refuse_missing("loader direct on Parquet", ("pyarrow",))
+        from storagebench.loaders.direct_parquet import ChunkReader
+        from storagebench.loaders.parquet import RowGroupRun
+
+        return RowGroupRun(job, ChunkReader(job.store, job.dataset))
 
 
 class DirectRun:

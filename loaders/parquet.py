@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
 
 from storagebench.loaders.delivery import Deliverer, Piece, ProcessMeter, at_least_parse, join, refuse_io_modes, total_counters
 from storagebench.loaders.row_groups import Cost, RowGroup, RowGroupReader
@@ -25,13 +24,32 @@ from storagebench.usage import Watch
 
 
 class ParquetLoader:
-    """Opens a `ParquetRun`, for which it reads all footers."""
+    """Opens a run over row groups, for which pyarrow reads all footers."""
 
     name = "parquet"
 
     def open(self, job: LoadJob) -> LoaderRun:
         refuse_io_modes(self.name, job)
-        return ParquetRun(job)
+        return RowGroupRun(replace(job, decode=at_least_parse(job.decode)), RowGroupReader(job.store, job.dataset))
+
+
+class GroupReader(Protocol):
+    """What reads the row groups of a dataset, numbered as `Dataset.row_groups` has them; `sizes` are their rows. Thread-safe."""
+
+    sizes: Indices
+    own_io: bool  # a library reads local files, so that the kernel's count of this process stands for it
+
+    def read(self, group: int) -> RowGroup:
+        """The records of a row group."""
+
+    def counters(self) -> IOCounters | None:
+        """What our store counted; None where a library does its own I/O."""
+
+    def about(self) -> Mapping[str, Any]:
+        """The settings in force."""
+
+    def close(self) -> None:
+        """Release the client. May be called twice."""
 
 
 @dataclass
@@ -54,8 +72,8 @@ class _Reading:
     waiting: list[_Part] = field(default_factory=list)
 
 
-class ParquetRun:
-    """One rank.
+class RowGroupRun:
+    """One rank that shards by row groups, whoever reads them.
 
     At most `prefetch_batches` batches are ready or in flight ahead of the consumer. Row groups are read in the order of the plan, up to the last one
     that these batches need: with a shuffle buffer of s samples that is never further than s samples and a row group ahead of the last of them. The
@@ -63,13 +81,12 @@ class ParquetRun:
     reading and parsing of row groups, which pyarrow does in one call.
     """
 
-    def __init__(self, job: LoadJob) -> None:
+    def __init__(self, job: LoadJob, reader: GroupReader) -> None:
         self._job = job
-        self._level = at_least_parse(job.decode)
-        self._deliverer = Deliverer(replace(job, decode=self._level))
+        self._deliverer = Deliverer(job)
         self._pieces_per_batch = split_work(job.prefetch_batches, job.num_workers, job.batch_size)[1]
         self._depth = job.prefetch_batches if job.num_workers else 0  # without threads a batch is read when it is asked for
-        self._reader = RowGroupReader(job.store, job.dataset)
+        self._reader = reader
         self._meter: ProcessMeter | None = None
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
@@ -190,21 +207,19 @@ class ParquetRun:
         self._readings.clear()
 
     def counters(self) -> LoaderCounters:
-        kind = self._job.store.kind
-        found = total_counters([self._meter.read()] if self._meter else [], in_rank=True, own_io=kind == "posix")
-        if self._reader.counters() is None and kind != "posix":
+        own_io = self._reader.own_io
+        found = total_counters([self._meter.read()] if self._meter else [], in_rank=True, own_io=own_io)
+        if self._reader.counters() is None and not own_io:
             return replace(found, storage_bytes=None, storage_method="unknown: pyarrow's own I/O", device_read_bytes=None, requests=None)
         return found
 
     def effective(self) -> Mapping[str, Any]:
         return {
-            "decode": self._level,
+            "decode": self._job.decode,
             "workers": self._job.num_workers,
             "pieces_per_batch": self._pieces_per_batch,
             "shuffle_buffer": self._job.shuffle_buffer if self._job.shuffle else 0,
-            "pre_buffer": True,
-            "page_checksum_verification": False,
-            "pyarrow": str(pa.__version__),
+            **self._reader.about(),
             "notes": [],
         }
 

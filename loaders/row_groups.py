@@ -64,6 +64,7 @@ class RowGroupReader:
         self._dataset = dataset
         self.shards, self.firsts, self.sizes = dataset.row_groups()
         self._first_of_shard = np.searchsorted(self.shards, np.arange(dataset.num_shards))
+        self.own_io = store.kind == "posix"
         self._files = ArrowFiles(store)
         try:
             with ThreadPoolExecutor(_FOOTER_THREADS, thread_name_prefix="footers") as threads:
@@ -114,6 +115,10 @@ class RowGroupReader:
     def counters(self) -> IOCounters | None:
         """What our store counted since open, footers included; None where pyarrow does its own I/O."""
         return self._files.counters()
+
+    def about(self) -> dict[str, Any]:
+        """The settings in force."""
+        return {"pre_buffer": True, "page_checksum_verification": False, "pyarrow": str(pa.__version__)}
 
     def close(self) -> None:
         """Release the client. May be called twice."""

@@ -48,7 +48,7 @@ class Plan:
 def epoch_plan(loader: LoaderInfo, dataset: Dataset, workload: Workload, epoch: int, rank: int, world_size: int) -> tuple[EpochPlan, Indices]:
     """What one rank does in one epoch with this kind of loader, and the sample ids (or unit ids) in reading order."""
     return plan_epoch(
-        loader.unit,
+        loader.unit_of(dataset.format),
         dataset,
         epoch=epoch,
         rank=rank,
@@ -94,6 +94,7 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
     Raises UsageError where nothing would be run: fewer samples than one global batch with --remainder drop.
     """
     info = loader_info(workload.loader.name)
+    unit = info.unit_of(dataset.format if dataset is not None else workload.dataset.format)
     batch_size = workload.train.batch_size
     compute_time_s = workload.compute_time_of_step_s()
     if dataset is None:
@@ -107,10 +108,10 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
         largest = float(np.quantile(dataset.index["record_bytes"], 0.95))
         epoch, _ = epoch_plan(info, dataset, workload, 0, 0, world_size)
         steps, dropped = len(epoch.sizes), epoch.dropped_samples
-        _check_units(info.unit, dataset, world_size)
+        _check_units(unit, dataset, world_size)
     if workload.run.remainder == "keep" and dataset is None:
         steps, dropped = -(-num_samples // (batch_size * world_size)), 0
-    _check_steps(steps, num_samples, batch_size, world_size, info.unit)
+    _check_steps(steps, num_samples, batch_size, world_size, unit)
     planned = steps * workload.train.epochs
     if workload.run.max_steps is not None:
         planned = min(planned, workload.run.max_steps)
@@ -121,7 +122,7 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
         )
     workers, _, _ = split_work(workload.loader.prefetch_batches, workload.loader.num_workers, batch_size)
     batch_bytes = round(batch_size * (mean + (largest - mean) / batch_size**0.5))
-    buffer_bytes = _shuffle_buffer_bytes(workload, info, num_samples // world_size, mean)
+    buffer_bytes = _shuffle_buffer_bytes(workload, unit, num_samples // world_size, mean)
     in_flight = workload.loader.prefetch_batches + 1  # and the one that the accelerator holds
     process_workers = workers if info.workers == "processes" else 0
     base = RANK_BASE_BYTES + (RANK_TORCH_BYTES if info.needs_torch or world_size > 1 else 0) + process_workers * WORKER_BASE_BYTES
@@ -149,9 +150,9 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
     )
 
 
-def _shuffle_buffer_bytes(workload: Workload, info: LoaderInfo, samples_of_rank: int, mean_record_bytes: float) -> int:
+def _shuffle_buffer_bytes(workload: Workload, unit: str, samples_of_rank: int, mean_record_bytes: float) -> int:
     """What a rank's shuffle buffer holds, for loaders that read shards in sequence; half as much again for the row groups that it pins."""
-    if info.unit == "sample" or not workload.loader.shuffle:
+    if unit == "sample" or not workload.loader.shuffle:
         return 0
     return round(1.5 * min(workload.loader.shuffle_buffer, samples_of_rank) * mean_record_bytes)
 

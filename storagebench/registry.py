@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, TypeVar
 
@@ -37,9 +37,10 @@ class FormatInfo:
 
 @dataclass(frozen=True)
 class LoaderInfo:
-    """A loader's row: `unit` is what it shards over ranks, `own_io` that a library reads, so that our store does not see the bytes.
+    """A loader's row: `unit` is what it shards over ranks (`units` has others for some formats), `own_io` that a library reads, so that our store does not
+    see the bytes. `odirect`: it can read with O_DIRECT, `prefers_odirect`: it does where nothing is cached and the file system takes it.
 
-    `odirect`: it can read with O_DIRECT, `prefers_odirect`: it does where nothing is cached and the file system takes it. `least_decode` is the level below which the library cannot stop. `s3_client` is the client it uses on S3 when the user names none.
+    `least_decode` is the level below which the library cannot stop. `s3_client` is the client it uses on S3 when the user names none.
     """
 
     entry: str
@@ -56,7 +57,12 @@ class LoaderInfo:
     least_decode: str = "none"
     s3_client: str = "obstore"
     why_formats: str = ""
+    units: Mapping[str, Unit] = field(default_factory=dict)
     api: int = API_VERSION
+
+    def unit_of(self, format_name: str) -> Unit:
+        """What it shards over ranks with datasets of this format."""
+        return self.units.get(format_name, self.unit)
 
 
 FORMATS: dict[str, FormatInfo] = {
@@ -131,14 +137,15 @@ LOADERS: dict[str, LoaderInfo] = {
     "direct": LoaderInfo(
         "storagebench.loaders.direct:DirectLoader",
         (),
-        (*_FILES, "webdataset"),
+        (*_FILES, "webdataset", "parquet"),
         ("posix", "s3", "memory", "fsspec", "shaped"),
         "sample",
         "storagebench's own: many reads in flight into reused memory, O_DIRECT where nothing is cached, obstore on S3",
         "threads",
         odirect=True,
         prefers_odirect=True,
-        why_formats="reads records at known byte offsets",
+        why_formats="reads records at known places",
+        units={"parquet": "row_group"},
     ),
 }
 

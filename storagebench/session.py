@@ -181,7 +181,7 @@ def _ceiling_asked(request: Request, info: LoaderInfo, dataset: Dataset, spec: S
         return None
     if workload.loader.name == "null":
         raise UsageError("--ceiling with loader null would be of bytes that nobody reads", "leave --ceiling out, or use another --loader")
-    return ceiling_group(dataset, info.unit, workload.loader.shuffle, workload.run.cache, spec)._asdict()
+    return ceiling_group(dataset, info.unit_of(dataset.format), workload.loader.shuffle, workload.run.cache, spec)._asdict()
 
 
 def _ranges_note(store: Store, spec: StoreSpec) -> str | None:
@@ -264,7 +264,7 @@ def _probe_headroom(run_dir: Path, run: Mapping[str, Any], spec: StoreSpec, trac
         dataset = _dataset_of(spec)
         paths, _ = _shard_paths(spec, dataset)
         info, cache = loader_info(config["loader"]["name"]), config["run"]["cache"]
-        group = ceiling_group(dataset, info.unit, config["loader"]["shuffle"], cache, spec)
+        group = ceiling_group(dataset, info.unit_of(dataset.format), config["loader"]["shuffle"], cache, spec)
         found = run_headroom(spec, dataset, group, _readers(run), paths, cache == "warm", seconds)
     except Interrupted:
         raise
@@ -276,7 +276,7 @@ def _probe_headroom(run_dir: Path, run: Mapping[str, Any], spec: StoreSpec, trac
 def raw_rate(request: Request, dataset: Dataset, cache: str, seconds: float) -> float:
     """Bytes per second of raw reads as --ceiling makes them for this request, in this cache state, for so many seconds a try. Raises StorageError, DatasetError."""
     workload, spec = request.configured.workload, store_spec(request)
-    group = ceiling_group(dataset, loader_info(workload.loader.name).unit, workload.loader.shuffle, cache, spec)
+    group = ceiling_group(dataset, loader_info(workload.loader.name).unit_of(dataset.format), workload.loader.shuffle, cache, spec)
     paths, _ = _shard_paths(spec, dataset)
     readers = workload.run.num_accelerators * max(workload.loader.num_workers, 1)
     return float(run_ceiling(spec, dataset, group, readers, paths, cache == "warm", seconds)["bytes_per_s"])
