@@ -27,6 +27,7 @@ from storagebench.errors import StorageBenchError, StorageError
 from storagebench.launch import handling_signals
 from storagebench.probe import fio
 from storagebench.probe.places import PageState
+from storagebench.records import rank_traces
 
 CLI = (sys.executable, "-P", "-m", "storagebench")
 FINALISTS = 3
@@ -73,7 +74,7 @@ def choose(readers: Mapping[str, Reader], repeats: int, finalists: int | None = 
     if not names:
         raise StorageError(f"no setting of the reference works: {problem}", "run it by hand")
     for name, some in rates.items():
-        say(f"  {name:<24} {' '.join(f'{rate / 1e6:9.3f}' for rate in sorted(some))} M/s")
+        say(f"  {name:<28} {' '.join(f'{rate / 1e6:7.1f}' for rate in sorted(some))} MB/s")
     return max(names, key=lambda name: median(rates[name]))
 
 
@@ -85,10 +86,13 @@ def abba(a: Reader, b: Reader) -> tuple[float, list[Pass], list[Pass]]:
 
 def pair(a: Reader, b: Reader, turn: int) -> tuple[float, list[Pass], list[Pass]]:
     """Two passes, a first in even turns: turn by turn the order is a b b a a b."""
-    passes = {0: (first := a if turn % 2 == 0 else b)()}
-    passes[1] = (b if first is a else a)()
-    one, other = (passes[0], passes[1]) if first is a else (passes[1], passes[0])
-    return other.rate / one.rate, [one], [other]
+    if turn % 2 == 0:
+        first = a()
+        second = b()
+    else:
+        second = b()
+        first = a()
+    return second.rate / first.rate, [first], [second]
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class Comparison:
         return self.bound is None or median(self.ratios) >= self.bound
 
     def show(self, unit: str = "MB/s", scale: float = 1e6) -> str:
-        lines = [f"{self.name}: {self.reference}, {_rates(self.theirs, unit, scale)}; ours, {_rates(self.ours, unit, scale)}"]
+        lines = [self.name, f"  {self.reference}: {_rates(self.theirs, unit, scale)}", f"  ours: {_rates(self.ours, unit, scale)}"]
         bound = "" if self.bound is None else f"  {'at least' if self.reached else 'UNDER'} {self.bound}"
         lines.append(f"  ours/reference       {spread(self.ratios)}{bound}")
         if self.null_ratios:
@@ -118,7 +122,7 @@ class Comparison:
 
 def _rates(passes: Sequence[Pass], unit: str, scale: float) -> str:
     text = f"{median(one.rate for one in passes) / scale:.1f} {unit}"
-    for label, values in (("", [one.cpu_s_per_gb for one in passes]), (" (with start and end)", [one.tree_cpu_s_per_gb for one in passes])):
+    for label, values in (("", [one.cpu_s_per_gb for one in passes]), (" with start and end", [one.tree_cpu_s_per_gb for one in passes])):
         known = [value for value in values if value is not None]
         if known:
             text += f", {median(known):.3f} CPU s/GB{label}"
@@ -183,26 +187,28 @@ def total_cpu(passes: Sequence[Pass]) -> tuple[float, ...]:
 class Rest:
     """A disk with a limited rate saves up credit while nothing reads it, so it rests equally long before every pass of every side.
 
-    What starts slowly has its rest by that; the others wait as long as the slowest needed so far, at least `least_s`.
+    What starts slowly has its rest by that (the median of what was seen); the others wait as long, at least `least_s`.
     """
 
     def __init__(self, least_s: float = 0.0) -> None:
-        self._target_s, self._last_end = least_s, time.monotonic()
-        self._leads: dict[str, list[float]] = {}
-        self._called = self._last_end
+        self._least_s, self._last_end = least_s, time.monotonic()
+        self._leads: dict[str, list[float]] = {}  # of each side, from being started to reading
+        self._gaps: dict[str, list[float]] = {}  # of each side, from the last pass to reading, had it not waited
+        self._asked = self._started = self._last_end
 
     def take(self, who: str) -> None:
         """Called before the pass of `who` is started."""
-        lead = median(self._leads.get(who, [0.0]))
-        time.sleep(max(0.0, self._target_s - lead - (time.monotonic() - self._last_end)))
-        self._called = time.monotonic()
+        self._asked = time.monotonic()
+        target_s = max(self._least_s, *(median(gaps) for gaps in self._gaps.values()), 0.0)
+        time.sleep(max(0.0, target_s - median(self._leads.get(who, [0.0])) - (self._asked - self._last_end)))
+        self._started = time.monotonic()
 
     def note(self, who: str, began: float, ended: float) -> None:
         """When the pass really read, in seconds of CLOCK_MONOTONIC."""
-        self._leads.setdefault(who, []).append(max(0.0, began - self._called))
-        slept = self._called - self._last_end
-        natural = min(slept, 1.0) + median(self._leads[who])
-        self._target_s, self._last_end = max(self._target_s, min(natural, 5.0)), ended
+        lead = max(0.0, began - self._started)
+        self._leads.setdefault(who, []).append(lead)
+        self._gaps.setdefault(who, []).append(self._asked - self._last_end + lead)
+        self._last_end = ended
 
 
 def cold(paths: Sequence[str]) -> None:
@@ -248,10 +254,9 @@ def data_set(folder: Path, options: Sequence[str]) -> DataSet:
 
 @dataclass(frozen=True)
 class Run:
-    """One `storagebench run`. `steps` are the measured and warm-up steps of its trace, as they were written."""
+    """One `storagebench run`: its summary, and when its first epoch began and its last one ended (CLOCK_MONOTONIC)."""
 
     summary: Mapping[str, Any]
-    steps: tuple[Mapping[str, Any], ...]
     epoch_start_ns: int
     epoch_end_ns: int
     tree_cpu_s: float
@@ -278,13 +283,14 @@ def run_ours(data_dir: str, options: Sequence[str], environment: Mapping[str, st
         _checked(command, environment)
         tree_cpu_s = _children_cpu_s() - before
         summary = json.loads(Path(results, "run", "summary.json").read_text())
-        records = [json.loads(line) for path in sorted(Path(results, "run", "trace").glob("rank*.jsonl")) for line in path.read_text().splitlines()]
+        lines = [line for path in rank_traces(Path(results, "run")) for line in path.read_text().splitlines() if '"epoch_end"' in line]
     errors = [finding["message"] for finding in summary["findings"] if finding["severity"] == "error"]
     if summary["status"] != "complete" or errors:
-        raise StorageError(f"the run over {data_dir} is {summary['status']}: {'; '.join(errors) or 'no error'}", "run it by hand: " + " ".join(command))
-    ends = [record for record in records if record["kind"] == "epoch_end"]
-    steps = tuple(record for record in records if record["kind"] in ("warmup", "step"))
-    return Run(summary, steps, min(record["start_ns"] for record in ends), max(record["end_ns"] for record in ends), tree_cpu_s)
+        raise StorageError(
+            f"the run over {data_dir} is {summary['status']}: {'; '.join(errors) or 'no error'}", "run it by hand: " + " ".join(command)
+        )
+    ends = [json.loads(line) for line in lines]
+    return Run(summary, min(record["start_ns"] for record in ends), max(record["end_ns"] for record in ends), tree_cpu_s)
 
 
 def _children_cpu_s() -> float:

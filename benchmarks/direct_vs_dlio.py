@@ -139,7 +139,7 @@ def our_reader(cell: Cell, data: DataSet, more: list[str]) -> Reader:
     """A pass of ours, with the same stamps."""
     options = [
         "--loader", "direct", "--cache", "as-is", "--decode", "touch", "--batch-size", str(cell.batch), "--num-workers", str(WORKERS), *more,
-        "--epochs", str(cell.epochs),
+        "--epochs", str(cell.epochs), "--warmup-steps", "1",
     ]  # fmt: skip
 
     def read() -> Pass:
@@ -155,7 +155,7 @@ def our_reader(cell: Cell, data: DataSet, more: list[str]) -> Reader:
             seconds = sum(row["duration_s"] for row in run.summary["per_epoch"][1:])
             rate = cell.num_samples * (cell.epochs - 1) / seconds
         else:
-            rate = (cell.num_samples - run.steps[0]["samples"]) / ((run.epoch_end_ns - run.steps[0]["sync_end_ns"]) / 1e9)
+            rate = run.summary["samples_per_s"]  # behind the one warm-up step
         return Pass(rate, whole.cpu_s_per_gb, whole.tree_cpu_s_per_gb)
 
     return read
