@@ -24,13 +24,14 @@ from typing import Any
 import psutil
 
 from storagebench.errors import StorageBenchError, StorageError
-from storagebench.launch import handling_signals
+from storagebench.launch import Interrupted, handling_signals
 from storagebench.probe import fio
 from storagebench.probe.places import PageState
 from storagebench.records import rank_traces
 
 CLI = (sys.executable, "-P", "-m", "storagebench")
 FINALISTS = 3
+WARM_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -217,8 +218,13 @@ def cold(paths: Sequence[str]) -> None:
 
 
 def warm(paths: Sequence[str]) -> None:
-    """All of these pages in the cache, proved. Raises StorageError."""
-    PageState(paths).fill()
+    """All of these pages in the cache, proved. Raises StorageError, where they do not stay after several times either."""
+    for attempt in range(WARM_ATTEMPTS):
+        try:
+            return PageState(paths).fill()
+        except StorageError:
+            if attempt == WARM_ATTEMPTS - 1:
+                raise
 
 
 # Our side
@@ -416,6 +422,9 @@ def finish(results: Iterator[tuple[Result, str]], asked: argparse.Namespace) -> 
             for result, unit in results:
                 found.append(result)
                 print(result.show(*((unit, 1e6 if unit == "MB/s" else 1.0) if isinstance(result, Comparison) else ())), flush=True)
+    except Interrupted as error:
+        say("interrupted: servers and scratch files are gone, data sets stay")
+        return error.exit_code
     except StorageBenchError as error:
         say(f"error: {error.message}\nhint: {error.hint}")
         return error.exit_code

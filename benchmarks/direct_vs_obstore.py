@@ -237,7 +237,7 @@ def results(asked: argparse.Namespace, place: Path) -> Iterator[tuple[Result, st
             ("20 MB objects", large, ("--loader", "direct", "--batch-size", "2", *more), (2, 4, 8, 16)),
         ]
         for what, data, options, many in whole:
-            items = [[str(Path(path).relative_to(data.folder))] for path in data.paths]
+            items: list[list[Any]] = [[str(Path(path).relative_to(data.folder))] for path in data.paths]
             ours = run_reader(data, plain, options, own_rate=False)
             yield against_bare(what, data, plain, items, sum(data.sizes), ours, asked, many[:1] if asked.smoke else many), "MB/s"
         with front(server, place) as through:
