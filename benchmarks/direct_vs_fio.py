@@ -92,7 +92,7 @@ def settings(cell: Cell, data: DataSet, block: int | None, smoke: bool) -> list[
 def fio_best(cell: Cell, data: DataSet, files: FioFiles, smoke: bool) -> FioSetting:
     """Engine, jobs and depth at the first block size; then the other block sizes with the best of them."""
     by_name = {str(setting): setting for setting in settings(cell, data, cell.blocks[0], smoke)}
-    best = by_name[choose({name: files.reader(setting) for name, setting in by_name.items()}, 1 if smoke else 3, FINALISTS)]
+    best = by_name[choose({name: files.reader(setting) for name, setting in by_name.items()}, 3, FINALISTS)]
     if len(cell.blocks) == 1:
         return best
     others = [FioSetting(best.engine, best.jobs, best.depth, block) for block in cell.blocks if block is not None]

@@ -5,7 +5,7 @@ asyncio, each at several concurrencies; the best one is chosen in passes of its 
 rclone answers a range with the status 200, which obstore refuses: ranges go through HAProxy, which makes it 206 (left out where it is not installed).
 The loaders `s3` (best of a few settings) and `files` with s3fs (one object a read) are compared by the rate that their summaries give.
 
-    python benchmarks/direct_vs_obstore.py --folder /data   (data sets npz115, npz20, wds115 there, made where they are not; apt-get install haproxy)
+    python benchmarks/direct_vs_obstore.py --folder /data   (data sets npz115x4000, npz20x24, wds115x4000 there, made where they are not; apt-get install haproxy)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import DataSet, Pass, Reader, Result, arguments, choose, compare, data_set, finish, run_ours, say, scratch, warm
+from common import FINALISTS, DataSet, Pass, Reader, Result, arguments, choose, compare, data_set, finish, run_ours, say, scratch, warm
 
 from storagebench import s3server
 from storagebench.errors import StorageError
@@ -69,7 +69,7 @@ class Sizes:
     batch: int
 
 
-FULL, SMOKE = Sizes(10_000, 100, 20_000_000, 60, 50), Sizes(16, 3, 1_000_000, 2, 4)
+FULL, SMOKE = Sizes(4_000, 24, 20_000_000, 60, 50), Sizes(16, 3, 1_000_000, 2, 4)
 
 
 # The bare program: this file with --bare, and what it fetches on its standard input
@@ -205,7 +205,7 @@ def against_bare(
     apis = ["asyncio"] if asked.smoke else ["threads", "asyncio"]
     readers = {f"obstore {api} x {number}": bare_reader(data, endpoint, items, expected, api, number) for api in apis for number in many}
     say(f"{what}: bare obstore's settings")
-    best = choose(readers, 1 if asked.smoke else 3, 2)
+    best = choose(readers, 3, FINALISTS)
     return compare(what, best, readers[best], ours, *_rounds(asked), bound=0.9, null=not asked.smoke)
 
 
@@ -223,10 +223,11 @@ def ranges_of(data: DataSet) -> list[list[Any]]:
 def results(asked: argparse.Namespace, place: Path) -> Iterator[tuple[Result, str]]:
     sizes = SMOKE if asked.smoke else FULL
     folder = (place if asked.smoke else asked.folder).absolute()
-    small = data_set(folder / "npz115", ("--format", "npz", "--num-samples", str(sizes.small), "--record-length", "115000"))
-    large = data_set(folder / "npz20", ("--format", "npz", "--num-samples", str(sizes.large), "--record-length", str(sizes.large_bytes)))
+    small = data_set(folder / "npz115x4000", ("--format", "npz", "--num-samples", str(sizes.small), "--record-length", "115000"))
+    large = data_set(folder / "npz20x24", ("--format", "npz", "--num-samples", str(sizes.large), "--record-length", str(sizes.large_bytes)))
     packed = data_set(
-        folder / "wds115", ("--format", "webdataset", "--num-samples", str(sizes.small), "--record-length", "115000", "--samples-per-shard", "500")
+        folder / "wds115x4000",
+        ("--format", "webdataset", "--num-samples", str(sizes.small), "--record-length", "115000", "--samples-per-shard", "500"),
     )
     batch, more = ("--batch-size", str(sizes.batch)), asked.run_option.split()
     direct = ("--loader", "direct", *batch, *more)
@@ -267,7 +268,7 @@ def against_loaders(
     }  # fmt: skip
     readers = {name: run_reader(data, endpoint, options, own_rate=True) for name, options in settings.items()}
     say("loader s3: its settings")
-    best = choose(readers, 1 if asked.smoke else 2, 2)
+    best = choose(readers, 2, FINALISTS)
     yield compare("115 KB objects, loaders", best, readers[best], ours, *_rounds(asked), bound=2.5, null=not asked.smoke), "MB/s"
     one = (
         "--loader",
