@@ -139,3 +139,10 @@ def test_direct_vs_dlio_wants_its_environment(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2 and "dlio_env.sh" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_read_ways(tmp_path: Path) -> None:
+    lines = smoke("read_ways.py", "--folder", str(tmp_path)).splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == ["npz1x8 cold, O_DIRECT", "npz1x8 warm, checksummed"]
+    assert sum("MB/s" in line and "CPU s/GB" in line for line in lines) >= 5
+    assert list(tmp_path.iterdir()) == []
