@@ -22,7 +22,7 @@ from webdataset import filters, tariterators
 
 from storagebench.errors import DatasetError, StorageBenchError, StorageError
 from storagebench.loaders.delivery import Deliverer, Piece, ProcessMeter
-from storagebench.loaders.packed import pack
+from storagebench.loaders.packed import Slabs
 from storagebench.loaders.piece_stream import finished
 from storagebench.plan import plan_job
 from storagebench.protocols import LoadJob, Store
@@ -45,8 +45,9 @@ class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not t
     Persistent workers keep their copy of this, so the epoch, and the wish to end it early, are handed over in shared memory.
     """
 
-    def __init__(self, job: LoadJob, num_workers: int, piece_samples: int, buffer_samples: int) -> None:
+    def __init__(self, job: LoadJob, num_workers: int, piece_samples: int, buffer_samples: int, slabs: Slabs) -> None:
         self._job = job
+        self._slabs = slabs
         self._num_workers = max(num_workers, 1)
         self._piece_samples = piece_samples
         self._buffer_samples = buffer_samples
@@ -105,10 +106,11 @@ class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not t
 
     def _finish(self, ids: Indices, records: list[memoryview], watch: Watch, meter: ProcessMeter) -> Piece:
         piece = self._deliverer.deliver_records(ids, records, {"fetch": watch.wall_s()}, watch, watch.cpu_s())
-        if torch.utils.data.get_worker_info() is None:
+        info = torch.utils.data.get_worker_info()
+        if info is None:
             return finished(piece, piece.data, meter)
         begin = time.perf_counter()
-        data = pack(piece.data)
+        data = self._slabs.pack(info.id, piece.data)
         piece.spans_s["handover"] = time.perf_counter() - begin
         return finished(piece, data, meter)
 
