@@ -202,7 +202,7 @@ class ParquetRun:
             "workers": self._job.num_workers,
             "pieces_per_batch": self._pieces_per_batch,
             "shuffle_buffer": self._job.shuffle_buffer if self._job.shuffle else 0,
-            "pre_buffer": True,
+            "pre_buffer": self._reader.pre_buffer,
             "page_checksum_verification": False,
             "pyarrow": str(pa.__version__),
             "notes": [],

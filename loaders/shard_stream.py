@@ -31,6 +31,8 @@ from storagebench.storage import open_spec
 from storagebench.usage import Watch
 
 _HINT = "run `storagebench verify`, then generate or import the dataset again"
+# Of local files, in place of the library's 8 KiB: its tar reader asks for 10 KiB at a time, and this takes a fifth of its CPU time away.
+GOPEN_BUFFER = str(128 * 1024)
 _DAMAGES = (tarfile.TarError, ValueError, EOFError, AssertionError)  # the library asserts on what it reads
 
 
@@ -86,6 +88,7 @@ class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not t
 
     def _open(self) -> ProcessMeter:
         if self._meter is None:
+            os.environ.setdefault("GOPEN_BUFFER", GOPEN_BUFFER)
             self._deliverer = Deliverer(self._job)
             self._store = None if self._job.store.kind == "posix" else open_spec(self._job.store)
             self._meter = ProcessMeter(self._store.counters if self._store is not None else None)

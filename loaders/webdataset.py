@@ -18,7 +18,7 @@ from storagebench.errors import UsageError
 from storagebench.loaders.delivery import Piece, at_least_parse, join, refuse_io_modes, total_counters
 from storagebench.loaders.packed import Slabs
 from storagebench.loaders.piece_stream import PieceStream
-from storagebench.loaders.shard_stream import ShardStream, plan_shards
+from storagebench.loaders.shard_stream import GOPEN_BUFFER, ShardStream, plan_shards
 from storagebench.protocols import Batch, LoaderCounters, LoaderRun, LoadJob
 from storagebench.sampling import EpochPlan, split_work
 
@@ -109,7 +109,8 @@ class WebDatasetRun:
             "shuffle_buffer_of_a_worker": self._buffer_samples if self._job.shuffle else 0,
             "start_method": "forkserver",
             "webdataset": str(webdataset.__version__),
-            "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(("GOPEN_", "WDS_"))},
+            "environment": {"GOPEN_BUFFER": GOPEN_BUFFER}
+            | {name: os.environ[name] for name in sorted(os.environ) if name.startswith(("GOPEN_", "WDS_"))},
             "notes": notes,
         }
 

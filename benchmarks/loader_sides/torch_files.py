@@ -26,6 +26,13 @@ class Files(Dataset):
             return torch.from_numpy(archive["x"])
 
 
+class CroppedFiles(Files):
+    """The first 2 MiB of each array, as unet3d crops."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index)[: 2 * 2**20]
+
+
 class RawFiles(Files):
     """The leanest form: the file's bytes as they are, with no parsing."""
 
@@ -35,7 +42,7 @@ class RawFiles(Files):
 
 def main(kind, folder, batch, workers, prefetch, epochs):
     loader = DataLoader(
-        (RawFiles if kind == "raw" else Files)(folder),
+        {"numpy": Files, "crop": CroppedFiles, "raw": RawFiles}[kind](folder),
         batch_size=batch,
         shuffle=True,
         num_workers=workers,
