@@ -94,7 +94,7 @@ class Slabs:
 
     def take(self, worker: int, num_bytes: int) -> Slab:
         """In a worker: a slab of at least that size, whose content nobody needs any more."""
-        released = int(self._released[worker])
+        released = int(self._released.numpy()[worker])
         free = sorted((slab for slab in self._mine if slab.serial < released), key=lambda slab: len(slab.memory))
         slab = next((slab for slab in free if len(slab.memory) >= num_bytes), free[-1] if free else None)
         if slab is None:
@@ -127,7 +127,7 @@ class Slabs:
 
     def release(self, worker: int, serial: int) -> None:
         """In the rank: nobody looks at this piece of the worker any more, nor at those before it."""
-        self._released[worker] = serial + 1
+        self._released.numpy()[worker] = serial + 1
 
     def close(self) -> None:
         """In the rank, when the workers are gone: let go of the memory. Batches that are still held keep theirs."""
