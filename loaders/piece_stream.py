@@ -44,6 +44,17 @@ def _no_advice() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _deaths_named() -> Iterator[None]:
+    """What torch raises where a worker is gone, as a RankError; OSError and EOFError where the worker's memory is asked for."""
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        raise RankError(
+            f"a loader worker died: {str(error).split(chr(10))[0]}", "look for the kernel's OOM killer, or a signal sent by hand"
+        ) from error
+
+
 class PieceStream:
     """The DataLoader itself: pieces in order, errors raised, the last counters of each worker kept, workers alive over epochs.
 
@@ -73,7 +84,7 @@ class PieceStream:
         """Begin an epoch; the first one starts the workers."""
         if self._loader is None:
             raise RankError("the loader was closed before the epoch started", "this is a defect: run with --debug and report it")
-        with _no_advice():
+        with _no_advice(), _deaths_named():
             self._iterator = iter(self._loader)
 
     def next(self) -> Piece:
@@ -88,13 +99,10 @@ class PieceStream:
     def _take(self) -> Piece | StorageBenchError | None:
         """The next item, None at the end."""
         try:
-            piece: Piece | StorageBenchError = next(self._iterator)
+            with _deaths_named():
+                piece: Piece | StorageBenchError = next(self._iterator)
         except StopIteration:
             return None
-        except (RuntimeError, OSError, EOFError) as error:  # the latter two where its memory is asked for and it is gone
-            raise RankError(
-                f"a loader worker died: {str(error).split(chr(10))[0]}", "look for the kernel's OOM killer, or a signal sent by hand"
-            ) from error
         if isinstance(piece, Piece):
             self._counters[piece.worker] = piece.counters
             if isinstance(piece.data, Sent):
