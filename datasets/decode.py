@@ -12,7 +12,7 @@ from storagebench.errors import UsageError
 def decode_full(payload: str, record: memoryview, handover_bytes: int) -> tuple[Any, int]:
     """(decoded object, its bytes) of one record.
 
-    Payload `bytes`: a copy of the first `handover_bytes`, or of the whole record when that is 0 or more than there are (uint8, 1-D).
+    Payload `bytes`: the first `handover_bytes` where they lie, or the whole record when that is 0 or more than there are (uint8, 1-D).
     Payload `jpeg`: pixels as `decode_jpeg` gives them. Raises UsageError for another payload, DatasetError for an image that does not decode.
     """
     if payload == "jpeg":
@@ -23,5 +23,4 @@ def decode_full(payload: str, record: memoryview, handover_bytes: int) -> tuple[
     if payload != "bytes":
         raise UsageError(f"payload {payload!r} cannot be decoded; bytes and jpeg can", "use --decode parse")
     size = min(handover_bytes, len(record)) if handover_bytes > 0 else len(record)
-    copy = np.frombuffer(record, dtype=np.uint8, count=size).copy()
-    return copy, copy.nbytes
+    return np.frombuffer(record, dtype=np.uint8, count=size), size

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from storagebench.errors import RankError, StorageBenchError
 from storagebench.loaders.delivery import Piece, ProcessCounters, ProcessMeter
+from storagebench.loaders.packed import Sent, Slabs
 from storagebench.process import die_with_parent, fork_server_context
 
 
@@ -28,8 +30,8 @@ def identity(value: Any) -> Any:
     return value
 
 
-def finished(piece: Piece, data: Sequence[Any], meter: ProcessMeter) -> Piece:
-    """The piece as it leaves the worker, with all that the worker has counted so far."""
+def finished(piece: Piece, data: Any, meter: ProcessMeter) -> Piece:
+    """The piece as it leaves the worker (`data` a `Sent`, without workers the samples), with all that the worker has counted so far."""
     info = torch.utils.data.get_worker_info()
     return replace(piece, data=data, finished_ns=time.monotonic_ns(), worker=info.id if info else 0, counters=meter.read())
 
@@ -42,10 +44,26 @@ def _no_advice() -> Iterator[None]:
         yield
 
 
-class PieceStream:
-    """The DataLoader itself: pieces in order, errors raised, the last counters of each worker kept, workers alive over epochs."""
+@contextmanager
+def _deaths_named() -> Iterator[None]:
+    """What torch raises where a worker is gone, as a RankError; OSError and EOFError where the worker's memory is asked for."""
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        raise RankError(
+            f"a loader worker died: {str(error).split(chr(10))[0]}", "look for the kernel's OOM killer, or a signal sent by hand"
+        ) from error
 
-    def __init__(self, dataset: Any, sampler: Any, workers: int, prefetch: int) -> None:
+
+class PieceStream:
+    """The DataLoader itself: pieces in order, errors raised, the last counters of each worker kept, workers alive over epochs.
+
+    `slabs` is the one that the dataset sends pieces with. What `next` gave is valid until `release`, `drain` or `close`.
+    """
+
+    def __init__(self, dataset: Any, sampler: Any, workers: int, prefetch: int, slabs: Slabs) -> None:
+        self._slabs = slabs
+        self._held: deque[tuple[int, int]] = deque()  # worker and serial of the pieces in the rank's hands
         more: dict[str, Any] = {}
         if workers:
             more = {
@@ -66,7 +84,7 @@ class PieceStream:
         """Begin an epoch; the first one starts the workers."""
         if self._loader is None:
             raise RankError("the loader was closed before the epoch started", "this is a defect: run with --debug and report it")
-        with _no_advice():
+        with _no_advice(), _deaths_named():
             self._iterator = iter(self._loader)
 
     def next(self) -> Piece:
@@ -81,16 +99,21 @@ class PieceStream:
     def _take(self) -> Piece | StorageBenchError | None:
         """The next item, None at the end."""
         try:
-            piece: Piece | StorageBenchError = next(self._iterator)
+            with _deaths_named():
+                piece: Piece | StorageBenchError = next(self._iterator)
         except StopIteration:
             return None
-        except (RuntimeError, OSError, EOFError) as error:  # the latter two where its memory is asked for and it is gone
-            raise RankError(
-                f"a loader worker died: {str(error).split(chr(10))[0]}", "look for the kernel's OOM killer, or a signal sent by hand"
-            ) from error
         if isinstance(piece, Piece):
             self._counters[piece.worker] = piece.counters
+            if isinstance(piece.data, Sent):
+                self._held.append((piece.worker, piece.data.serial))
+                return replace(piece, data=self._slabs.receive(piece.worker, piece.data))
         return piece
+
+    def release(self, keep: int = 0) -> None:
+        """The pieces that `next` has given are done with, but for the last `keep`."""
+        while len(self._held) > keep:
+            self._slabs.release(*self._held.popleft())
 
     def drain(self) -> None:
         """Take what is in flight, for its counters; the source has been told to end. Afterwards all workers are idle."""
@@ -99,6 +122,7 @@ class PieceStream:
                 pass
         finally:
             self._iterator = None
+            self.release()
 
     def counters(self) -> list[ProcessCounters]:
         return list(self._counters.values())
@@ -109,3 +133,5 @@ class PieceStream:
         self._loader = None
         if iterator is not None:
             iterator._shutdown_workers()
+        self._held.clear()
+        self._slabs.close()

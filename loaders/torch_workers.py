@@ -19,12 +19,13 @@ from torch.utils.data import Dataset
 
 from storagebench.errors import StorageBenchError
 from storagebench.loaders.delivery import Deliverer, Piece, ProcessMeter, join, total_counters
-from storagebench.loaders.packed import ALIGNMENT_BYTES, pack, pack_in_place, shared_bytes
+from storagebench.loaders.packed import ALIGNMENT_BYTES, Slabs
 from storagebench.loaders.piece_stream import PieceStream, finished
 from storagebench.plan import plan_job
 from storagebench.protocols import Batch, Extent, LoaderCounters, LoadJob, Store
 from storagebench.sampling import EpochPlan, cut, split_work
 from storagebench.storage import open_spec
+from storagebench.storage.buffers import aligned_buffer
 from storagebench.usage import Watch
 
 
@@ -34,10 +35,12 @@ class PieceDataset(Dataset[Any]):  # type: ignore[misc]
     `read_many`: hand all extents of a piece to the store at once (S3), instead of one read a sample.
     """
 
-    def __init__(self, job: LoadJob, read_many: bool) -> None:
+    def __init__(self, job: LoadJob, read_many: bool, slabs: Slabs) -> None:
         self._job = job
         self._read_many = read_many
+        self._slabs = slabs
         self._store: Store | None = None
+        self._scratch: memoryview | None = None
 
     def __getitem__(self, ids: NDArray[np.int64]) -> Piece | StorageBenchError:
         try:
@@ -50,33 +53,43 @@ class PieceDataset(Dataset[Any]):  # type: ignore[misc]
             return copy(error)  # as out of a worker process: without the frames, which would keep the piece
 
     def _piece(self, store: Store, ids: NDArray[np.int64]) -> Piece:
-        deliverer = self._deliverer
+        deliverer, info = self._deliverer, torch.utils.data.get_worker_info()
         extents = [deliverer.dataset.extent(int(sample), deliverer.whole_shard) for sample in ids]
         watch = Watch()
-        tensor, memory, stored = self._fetch(store, extents)
-        piece = deliverer.deliver_stored(ids, stored, watch)
-        if torch.utils.data.get_worker_info() is None:
+        slab = None
+        if info is None:
+            memory = aligned_buffer(_bytes_of(extents))
+        elif deliverer.level >= 3:  # what is read is not what is handed over
+            memory = self._take_scratch(_bytes_of(extents))
+        else:
+            slab = self._slabs.take(info.id, _bytes_of(extents))
+            memory = slab.memory
+        piece = deliverer.deliver_stored(ids, self._fetch(store, extents, memory), watch)
+        if info is None:
             return finished(piece, piece.data, self._meter)
         begin = time.perf_counter()
-        data = pack(piece.data) if deliverer.level >= 3 else pack_in_place(tensor, memory, piece.data)
+        data = self._slabs.pack(info.id, piece.data) if slab is None else slab.send_in_place(piece.data)
         piece.spans_s["handover"] = time.perf_counter() - begin
         return finished(piece, data, self._meter)
 
-    def _fetch(self, store: Store, extents: Sequence[Extent]) -> tuple[torch.Tensor, memoryview, list[memoryview]]:
-        """Read into one shared tensor, each sample page-aligned in it (O_DIRECT then needs no copy): tensor, its memory, that of each extent."""
-        starts, total = [], 0
+    def _take_scratch(self, num_bytes: int) -> memoryview:
+        if self._scratch is None or len(self._scratch) < num_bytes:
+            self._scratch = aligned_buffer(num_bytes)
+        return self._scratch
+
+    def _fetch(self, store: Store, extents: Sequence[Extent], memory: memoryview) -> list[memoryview]:
+        """Read into the memory, each sample page-aligned in it (O_DIRECT then needs no copy); where each extent lies."""
+        targets, position = [], 0
         for extent in extents:
-            starts.append(total)
-            total += -(-(extent.length or 0) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        tensor, memory = shared_bytes(total)
-        targets = [memory[start : start + (extent.length or 0)] for start, extent in zip(starts, extents, strict=True)]
+            targets.append(memory[position : position + (extent.length or 0)])
+            position += _padded(extent)
         if self._read_many:
             for target, data in zip(targets, store.read(extents), strict=True):
                 target[:] = data
         else:
             for target, extent in zip(targets, extents, strict=True):
                 store.read_into(extent, target)
-        return tensor, memory, targets
+        return targets
 
     def close(self) -> None:
         """Close what was opened in this process: something only where there are no workers."""
@@ -84,6 +97,15 @@ class PieceDataset(Dataset[Any]):  # type: ignore[misc]
             self._meter.close()
             self._store.close()
             self._store = None
+
+
+def _padded(extent: Extent) -> int:
+    return -(-(extent.length or 0) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def _bytes_of(extents: Sequence[Extent]) -> int:
+    """Memory for these extents, each starting on a page."""
+    return sum(_padded(extent) for extent in extents)
 
 
 class _Pieces:
@@ -106,8 +128,9 @@ class TorchRun:
         self._job = job
         self._workers, self._pieces_per_batch, self._prefetch = split_work(job.prefetch_batches, job.num_workers, job.batch_size)
         self._sampler = _Pieces()
-        self._dataset = PieceDataset(job, read_many)
-        self._stream = PieceStream(self._dataset, self._sampler, self._workers, self._prefetch)
+        slabs = Slabs(self._workers)
+        self._dataset = PieceDataset(job, read_many, slabs)
+        self._stream = PieceStream(self._dataset, self._sampler, self._workers, self._prefetch, slabs)
         self._counts: deque[int] = deque()
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -127,6 +150,7 @@ class TorchRun:
         self._stream.start()
 
     def next(self) -> Batch | None:
+        self._stream.release()
         if not self._counts:
             return None
         return join([self._stream.next() for _ in range(self._counts.popleft())], queue_level=None)

@@ -16,8 +16,9 @@ import webdataset
 
 from storagebench.errors import UsageError
 from storagebench.loaders.delivery import Piece, at_least_parse, join, refuse_io_modes, total_counters
+from storagebench.loaders.packed import Slabs
 from storagebench.loaders.piece_stream import PieceStream
-from storagebench.loaders.shard_stream import ShardStream, plan_shards
+from storagebench.loaders.shard_stream import GOPEN_BUFFER, ShardStream, plan_shards
 from storagebench.protocols import Batch, LoaderCounters, LoaderRun, LoadJob
 from storagebench.sampling import EpochPlan, split_work
 
@@ -52,8 +53,9 @@ class WebDatasetRun:
         self._workers, pieces, self._prefetch = split_work(job.prefetch_batches, min(job.num_workers, self._shards), job.batch_size)
         self._piece_samples = -(-job.batch_size // pieces)
         self._buffer_samples = max(1, job.shuffle_buffer // max(self._workers, 1))
-        self._source = ShardStream(replace(job, decode=self._level), self._workers, self._piece_samples, self._buffer_samples)
-        self._stream = PieceStream(self._source, None, self._workers, self._prefetch)
+        slabs = Slabs(self._workers)
+        self._source = ShardStream(replace(job, decode=self._level), self._workers, self._piece_samples, self._buffer_samples, slabs)
+        self._stream = PieceStream(self._source, None, self._workers, self._prefetch, slabs)
         self._sizes: deque[int] = deque()
         self._rest: Piece | None = None
 
@@ -68,6 +70,7 @@ class WebDatasetRun:
 
     def next(self) -> Batch | None:
         """The next samples of the merged stream, as many as planned; a piece may end in one batch and go on in the next."""
+        self._stream.release(keep=0 if self._rest is None else 1)
         if not self._sizes:
             return None
         need, parts = self._sizes.popleft(), []
@@ -106,7 +109,8 @@ class WebDatasetRun:
             "shuffle_buffer_of_a_worker": self._buffer_samples if self._job.shuffle else 0,
             "start_method": "forkserver",
             "webdataset": str(webdataset.__version__),
-            "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(("GOPEN_", "WDS_"))},
+            "environment": {"GOPEN_BUFFER": GOPEN_BUFFER}
+            | {name: os.environ[name] for name in sorted(os.environ) if name.startswith(("GOPEN_", "WDS_"))},
             "notes": notes,
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -146,3 +147,17 @@ def test_read_ways(tmp_path: Path) -> None:
     assert [line for line in lines if not line.startswith(" ")] == ["npz1x8 cold, O_DIRECT", "npz1x8 warm, checksummed"]
     assert sum("MB/s" in line and "CPU s/GB" in line for line in lines) >= 5
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.s3
+def test_loaders_vs_plain_compares_each_loader_with_its_library(tmp_path: Path) -> None:
+    """The plain programs and our adapters hand over the same samples and bytes, or the benchmark ends with an error."""
+    written = tmp_path / "results.json"
+    command = [sys.executable, str(FOLDER / "loaders_vs_plain.py"), "--smoke", "--folder", str(tmp_path), "--json", str(written)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(written.read_text())
+    assert {case["name"].split()[0] for case in found} == {"files", "webdataset", "parquet", "s3"}
+    for case in found:
+        assert len(case["ratios"]) == 1
+        assert case["ours"][0]["samples"] == case["plain"][0]["samples"] > 0
