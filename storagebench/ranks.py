@@ -125,16 +125,18 @@ class Ranks:
         self._ranks: list[Rank] = []
         self.least_sync_ns, self.least_work_sync_ns = LeastOfSteps(), LeastOfSteps()
         self._sum_ns: Ints | None = None
-        waits, lengths = [], []
-        for index, trace in enumerate(traces):
-            if trace.header:
-                self._with_header.append(index)
-                wait_ns, length_ns = self._take(run, trace)
-                waits.append(wait_ns)
-                lengths.append(length_ns)
+        waits: list[Ints] = []
+        lengths: list[Ints] = []
+        for index in range(len(traces)):  # not by an iterator: it would hold one trace while the next is read
+            for kept, found in zip((waits, lengths), self._take(run, index), strict=True):
+                kept.append(found)
         self.waits_ns, self.lengths_ns = _sorted(waits), _sorted(lengths)
 
-    def _take(self, run: Mapping[str, Any], trace: Trace) -> tuple[Ints, Ints]:
+    def _take(self, run: Mapping[str, Any], index: int) -> tuple[Ints, Ints]:
+        trace = self._traces[index]
+        if not trace.header:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        self._with_header.append(index)
         starts = epoch_starts(trace.others)
         own = own_steps(trace.steps)
         self._ranks.append(_rank(trace, own, starts, run["plan"]["prefetch_batches"]))

@@ -101,7 +101,7 @@ class TraceWriter:
         if not self._named:
             self.write({"kind": "columns", "columns": STEP_COLUMNS})
             self._named = True
-        self._append(step_line(record))
+        self._append(_encode(_row(record)) + b"\n")
 
     def write(self, record: Mapping[str, Any]) -> None:
         # Not msgspec: the text of an error may have what is no UTF-8 (a path, say), and json escapes it.
