@@ -208,7 +208,7 @@ def grows_faster(sizes: Sequence[int], found: Sequence[dict[str, list[float]]], 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="where the run folders are written; an existing folder")
-    parser.add_argument("--ranks", type=int, nargs=3, default=[100, 1000, 10_000], metavar="N", help="three sizes, ascending")
+    parser.add_argument("--ranks", type=int, nargs=3, default=[1000, 3000, 10_000], metavar="N", help="three sizes, ascending")
     parser.add_argument("--steps", type=int, default=1000, help="steps of each rank")
     parser.add_argument("--times", type=int, default=3, help="judge each so many times")
     parser.add_argument("--smoke", action="store_true", help="seconds: 8, 16 and 32 ranks of 50 steps, once, and no bound on time or memory")
