@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from storagebench.records import Trace
+from storagebench.traces import Trace
 
 STABLE_WITHIN = 0.05
 

@@ -16,28 +16,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storagebench.ceiling import stored_per_delivered
-from storagebench.records import StepRecord, Trace
-from storagebench.window import RankWindow, waits_and_steps_s
+from storagebench.ranks import Ranks
+from storagebench.traces import Ints, Trace
+from storagebench.window import RankWindow
 
 _FETCH = "fetch"
 SLOWEST_ONE_IN = 50
 
 
 def limits(
-    run: Mapping[str, Any], ranks: Sequence[Trace], hosts: Sequence[Trace], windows: Sequence[RankWindow], figures: Mapping[str, Any]
+    run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace], windows: Sequence[RankWindow], figures: Mapping[str, Any]
 ) -> dict[str, float | None]:
     """The limits, and the shares that say why. `figures`: the summary so far (totals, rates, ceilings, workers)."""
-    steps = [step for trace in ranks for step in trace.steps if step.kind in ("warmup", "step")]
-    ends = [record for trace in ranks for record in trace.of_kind("epoch_end")]
-    one_host = len({trace.header.get("host") for trace in ranks}) == 1
+    ends = [record for rank in ranks for record in rank.of_kind("epoch_end")]
+    one_host = len({rank.host for rank in ranks}) == 1
     compute_s, cores = run["plan"]["compute_time_s"], run.get("host", {}).get("usable_cores")
     return {
-        "accelerator_samples_per_s": len(ranks) * figures["batch_size"] / compute_s if compute_s > 0 and ranks else None,
-        **(_cpu(float(cores), ends, steps) if one_host and cores else dict.fromkeys(_CPU)),
-        **_workers(figures, steps, len(ranks)),
+        "accelerator_samples_per_s": len(ranks) * figures["batch_size"] / compute_s if compute_s > 0 and len(ranks) else None,
+        **(_cpu(float(cores), ends, sum(rank.prep_cpu_s for rank in ranks)) if one_host and cores else dict.fromkeys(_CPU)),
+        **_workers(figures, ranks),
         "storage_samples_per_s": _storage(run, hosts, figures) if one_host else None,
         "epoch_start_share": _epoch_start_share(ranks, windows),
-        "slowest_steps_share": _slowest_steps_share(ranks),
+        "slowest_steps_share": _slowest_steps_share(ranks.waits_ns),
         "run_delay_share": _rank_delay_share(ends, windows),
     }
 
@@ -45,7 +45,7 @@ def limits(
 _CPU = ("cpu_samples_per_s", "cores", "cores_used", "cores_of_others", "prep_cpu_share")
 
 
-def _cpu(cores: float, ends: Sequence[Mapping[str, Any]], steps: Sequence[StepRecord]) -> dict[str, float | None]:
+def _cpu(cores: float, ends: Sequence[Mapping[str, Any]], prep_cpu_s: float) -> dict[str, float | None]:
     """What a sample costs on the loader's and the ranks' CPU; and cores in use while epochs ran, by this command (starting its workers, too) and by
     others (the rest of what the host was busy with, stolen time too)."""
     used_s = sum(record["rank_cpu_s"] + record["worker_cpu_s"] for record in ends)
@@ -58,20 +58,20 @@ def _cpu(cores: float, ends: Sequence[Mapping[str, Any]], steps: Sequence[StepRe
         "cores": cores,
         "cores_used": command_s / span_s if span_s > 0 else None,
         "cores_of_others": max(0.0, busy_s - command_s) / span_s if span_s > 0 else None,
-        "prep_cpu_share": min(1.0, sum(step.prep_cpu_s for step in steps) / used_s) if used_s > 0 else None,
+        "prep_cpu_share": min(1.0, prep_cpu_s / used_s) if used_s > 0 else None,
     }
 
 
-def _workers(figures: Mapping[str, Any], steps: Sequence[StepRecord], num_ranks: int) -> dict[str, float | None]:
+def _workers(figures: Mapping[str, Any], ranks: Ranks) -> dict[str, float | None]:
     """Workers where the loader says how many it uses (none: the rank itself works), and what they spent their time on."""
-    busy_s = sum(sum(step.spans_s.values()) for step in steps)
-    samples = sum(step.samples for step in steps)
+    busy_s = sum(sum(rank.spans_s.values()) for rank in ranks)
+    samples = sum(rank.samples for rank in ranks)
     workers = figures["effective"].get("workers")
     known = workers is not None and busy_s > 0
     return {
-        "workers_samples_per_s": max(workers, 1) * num_ranks * samples / busy_s if known else None,
-        "fetch_share": sum(step.spans_s.get(_FETCH, 0.0) for step in steps) / busy_s if busy_s > 0 else None,
-        "worker_delay_share": sum(step.run_delay_s for step in steps) / busy_s if busy_s > 0 else None,
+        "workers_samples_per_s": max(workers, 1) * len(ranks) * samples / busy_s if known else None,
+        "fetch_share": sum(rank.spans_s.get(_FETCH, 0.0) for rank in ranks) / busy_s if busy_s > 0 else None,
+        "worker_delay_share": sum(rank.run_delay_s for rank in ranks) / busy_s if busy_s > 0 else None,
     }
 
 
@@ -89,24 +89,17 @@ def _storage(run: Mapping[str, Any], hosts: Sequence[Trace], figures: Mapping[st
     return float(rate * run["dataset"]["num_samples"] / run["dataset"]["stored_bytes"])
 
 
-def _epoch_start_share(ranks: Sequence[Trace], windows: Sequence[RankWindow]) -> float | None:
+def _epoch_start_share(ranks: Ranks, windows: Sequence[RankWindow]) -> float | None:
     """Share of all waiting for data that was before the first batch of an epoch, while nothing was ready yet."""
     waited_ns = sum(epoch.fetch_ns for window in windows for epoch in window.epochs)
-    first_ns = 0
-    for trace in ranks:
-        starts = {record["epoch"]: record["start_ns"] for record in trace.of_kind("epoch_start")}
-        for step in trace.steps:
-            if step.kind in ("warmup", "step") and step.epoch in starts:
-                start_ns = starts.pop(step.epoch)
-                first_ns += step.start_ns - start_ns if step.kind == "step" else 0
+    first_ns = sum(epoch.first_wait_ns for rank in ranks for epoch in rank.epochs)
     return first_ns / waited_ns if waited_ns > 0 else None
 
 
-def _slowest_steps_share(ranks: Sequence[Trace]) -> float | None:
+def _slowest_steps_share(waits_ns: Ints) -> float | None:
     """Share of all waiting for data that was in the slowest 2 % of the measured steps: near 1 where single reads are slow, and the others are not."""
-    waits_s = sorted((wait_s for trace in ranks for wait_s, _ in waits_and_steps_s(trace)), reverse=True)
-    total_s = sum(waits_s)
-    return sum(waits_s[: -(-len(waits_s) // SLOWEST_ONE_IN)]) / total_s if total_s > 0 else None
+    total_ns = int(waits_ns.sum())
+    return int(waits_ns[len(waits_ns) - -(-len(waits_ns) // SLOWEST_ONE_IN) :].sum()) / total_ns if total_ns > 0 else None
 
 
 def _rank_delay_share(ends: Sequence[Mapping[str, Any]], windows: Sequence[RankWindow]) -> float | None:

@@ -9,28 +9,27 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from storagebench.ceiling import ceiling_figures, probe_before_s
 from storagebench.limits import limits
-from storagebench.records import SCHEMA_VERSION, StepRecord, Trace
-from storagebench.window import EpochWindow, RankWindow, in_step, rank_window, waits_and_steps_s
+from storagebench.ranks import Rank, Ranks
+from storagebench.records import SCHEMA_VERSION
+from storagebench.traces import Ints, Trace
+from storagebench.window import EpochWindow, RankWindow, in_step
 
 Summary = dict[str, Any]
 MAX_AMPLIFICATION = 1.2
 
 
-def summarise(run: Mapping[str, Any], ranks: Sequence[Trace], hosts: Sequence[Trace]) -> Summary:
+def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace]) -> Summary:
     """Everything of `summary.json` but the findings, which `storagebench.checks` adds. Ranks without a trace are simply not there."""
-    windows = [_window(run, trace) for trace in ranks]
+    windows = [rank.window for rank in ranks]
     if run["config"]["run"].get("sync") == "step":
         windows = in_step(windows)
     totals = _totals(ranks)
     per_epoch = _per_epoch(run, ranks)
     ends = [record for trace in hosts for record in trace.of_kind("end")]
     plan, config = run["plan"], run["config"]
-    opened = [record for trace in ranks for record in trace.of_kind("opened")]
-    effective = opened[0]["effective"] if opened else {}
+    effective: Mapping[str, Any] = next((record["effective"] for rank in ranks for record in rank.of_kind("opened")), {})
     longest_ns = max((window.length_ns for window in windows), default=0)
     rates = _rates(run, windows, longest_ns)
     summary = {
@@ -53,45 +52,36 @@ def summarise(run: Mapping[str, Any], ranks: Sequence[Trace], hosts: Sequence[Tr
         "effective": effective,
         "dataset_digest": run["dataset"]["digest"],
         "world_size": plan["world_size"],
-        "num_hosts": len({trace.header.get("host") for trace in ranks}) or 1,
+        "num_hosts": len({rank.host for rank in ranks}) or 1,
         "batch_size": config["train"]["batch_size"],
         "epochs": config["train"]["epochs"],
         "measured_steps": max((window.steps for window in windows), default=0),
-        "warmup_steps": max((sum(step.kind == "warmup" for step in trace.steps) for trace in ranks), default=0),
-        "idle_steps": sum(step.kind == "idle" for trace in ranks for step in trace.steps),
+        "warmup_steps": max((rank.warmup_steps for rank in ranks), default=0),
+        "idle_steps": sum(rank.idle_steps for rank in ranks),
         **_utilisation(windows, ranks),
         **rates,
         **totals,
         **_device(run, per_epoch),
         **_times(run, ranks, windows, probe_before_s(hosts)),
-        **_quantiles(ranks, windows),
+        "fetch_quantiles_s": quantiles(ranks.waits_ns),
+        "step_quantiles_s": quantiles(ranks.lengths_ns),
         **_cpu(ranks, hosts, totals["delivered_bytes"]),
         **ceiling_figures(run, hosts, rates["delivered_bytes_per_s"], totals),
         **_proof(ranks),
         "listing": run.get("listing"),
         "per_epoch": per_epoch,
-        "per_rank": [_per_rank(trace, window) for trace, window in zip(ranks, windows, strict=True)],
+        "per_rank": [_per_rank(rank, window) for rank, window in zip(ranks, windows, strict=True)],
         "per_host": _per_host(ranks, windows, hosts),
     }
     return {**summary, "limits": limits(run, ranks, hosts, windows, summary)}
 
 
-def _status(run: Mapping[str, Any], ranks: Sequence[Trace], ends: Sequence[Mapping[str, Any]]) -> str:
+def _status(run: Mapping[str, Any], ranks: Ranks, ends: Sequence[Mapping[str, Any]]) -> str:
     """`failed`: an error that a rank wrote down ended it; `incomplete`: it was interrupted or a process was killed, or it still runs."""
-    whole = len(ranks) == run["plan"]["world_size"] and all(trace.of_kind("footer") and not trace.truncated for trace in ranks)
-    if any(not record["lost_peer"] for trace in ranks for record in trace.of_kind("error")):
+    whole = len(ranks) == run["plan"]["world_size"] and all(rank.of_kind("footer") and not rank.truncated for rank in ranks)
+    if any(not record["lost_peer"] for rank in ranks for record in rank.of_kind("error")):
         return "failed"
     return "complete" if whole and ends and not ends[0].get("failure") else "incomplete"
-
-
-def _window(run: Mapping[str, Any], trace: Trace) -> RankWindow:
-    starts = {record["epoch"]: record for record in trace.of_kind("epoch_start")}
-    steps = [step for step in trace.steps if step.kind != "null"]
-    made: dict[int, int] = defaultdict(int)
-    for step in steps:
-        made[step.epoch] += 1
-    complete = {epoch for epoch, record in starts.items() if made[epoch] == record["steps"]}
-    return rank_window(steps, {epoch: record["start_ns"] for epoch, record in starts.items()}, complete, run["plan"]["prefetch_batches"])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -105,24 +95,14 @@ def _total(values: Sequence[int | None]) -> int | None:
     return sum(known) if known and len(known) == len(values) else None
 
 
-def _utilisation(windows: Sequence[RankWindow], ranks: Sequence[Trace]) -> Summary:
+def _utilisation(windows: Sequence[RankWindow], ranks: Ranks) -> Summary:
     return {
         "au_nominal": _mean([window.au_nominal for window in windows]),
         "au_uncorrected": _mean([window.au_uncorrected for window in windows]),
         "au_uncertainty": _mean([window.uncertainty for window in windows]),
         "au_measured": _mean([window.au_measured for window in windows]),
-        "au_null": _mean([_au_null(trace) for trace in ranks]),
+        "au_null": _mean([rank.au_null for rank in ranks]),
     }
-
-
-def _au_null(trace: Trace) -> float | None:
-    """AU of the null loader's steps, the first one left out."""
-    steps = [step for step in trace.steps if step.kind == "null"]
-    if len(steps) < 2:
-        return None
-    length_ns = steps[-1].sync_end_ns - steps[0].sync_end_ns
-    # Both ends of the window are wake-ups: their jitter, some microseconds, can make the ratio a little more than 1.
-    return min(1.0, sum(step.due_ns - step.start_ns for step in steps[1:]) / length_ns) if length_ns > 0 else None
 
 
 def _rates(run: Mapping[str, Any], windows: Sequence[RankWindow], longest_ns: int) -> Summary:
@@ -135,17 +115,12 @@ def _rates(run: Mapping[str, Any], windows: Sequence[RankWindow], longest_ns: in
     return {"samples_per_s": kept_samples / seconds if samples else None, "delivered_bytes_per_s": kept_bytes / seconds if samples else None}
 
 
-def _work_steps(trace: Trace) -> list[StepRecord]:
-    return [step for step in trace.steps if step.kind in ("warmup", "step")]
-
-
-def _totals(ranks: Sequence[Trace]) -> Summary:
-    steps = [step for trace in ranks for step in _work_steps(trace)]
-    ends = [record for trace in ranks for record in trace.of_kind("epoch_end")]
+def _totals(ranks: Ranks) -> Summary:
+    ends = [record for rank in ranks for record in rank.of_kind("epoch_end")]
     return {
-        "samples": sum(step.samples for step in steps),
-        "delivered_bytes": sum(step.record_bytes for step in steps),
-        "handover_bytes": sum(step.handover_bytes for step in steps),
+        "samples": sum(rank.samples for rank in ranks),
+        "delivered_bytes": sum(rank.record_bytes for rank in ranks),
+        "handover_bytes": sum(rank.handover_bytes for rank in ranks),
         "storage_bytes": _total([record["storage_bytes"] for record in ends]),
         "storage_method": ends[0]["storage_method"] if ends else None,
         "requests": _total([record["requests"] for record in ends]),
@@ -154,12 +129,12 @@ def _totals(ranks: Sequence[Trace]) -> Summary:
     }
 
 
-def _per_epoch(run: Mapping[str, Any], ranks: Sequence[Trace]) -> list[Summary]:
+def _per_epoch(run: Mapping[str, Any], ranks: Ranks) -> list[Summary]:
     """Bytes of each finished epoch over all ranks, with the cache state before it. Device bytes of our own S3 server stand in for the clients'."""
     by_epoch: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    caches = {record["epoch"]: record for trace in ranks for record in trace.of_kind("cache")}
-    for trace in ranks:
-        for record in trace.of_kind("epoch_end"):
+    caches = {record["epoch"]: record for rank in ranks for record in rank.of_kind("cache")}
+    for rank in ranks:
+        for record in rank.of_kind("epoch_end"):
             by_epoch[record["epoch"]].append(record)
     rows = []
     for epoch, records in sorted(by_epoch.items()):
@@ -204,16 +179,16 @@ def _device(run: Mapping[str, Any], per_epoch: Sequence[Summary]) -> Summary:
     }
 
 
-def _times(run: Mapping[str, Any], ranks: Sequence[Trace], windows: Sequence[RankWindow], probe_s: float) -> Summary:
-    starts = [record["start_ns"] for trace in ranks for record in trace.of_kind("epoch_start") if record["epoch"] == 0]
-    stops = [step.sync_end_ns for trace in ranks for step in trace.steps if step.kind != "null"]
-    ends = stops + [record["end_ns"] for trace in ranks for record in trace.of_kind("epoch_end")]
+def _times(run: Mapping[str, Any], ranks: Ranks, windows: Sequence[RankWindow], probe_s: float) -> Summary:
+    starts = [record["start_ns"] for rank in ranks for record in rank.of_kind("epoch_start") if record["epoch"] == 0]
+    stops = [epoch.end_ns for rank in ranks for epoch in rank.epochs]
+    ends = stops + [record["end_ns"] for rank in ranks for record in rank.of_kind("epoch_end")]
     epochs_s = _epoch_spans_s(ranks)
     wall_s = (max(ends) - min(starts)) / 1e9 if starts and ends else None
-    firsts = [_first_batch_s(trace) for trace in ranks]
-    costs_ns = _sync_costs_ns(ranks)
+    firsts = [_first_batch_s(rank) for rank in ranks]
+    costs_ns = ranks.least_sync_ns.total()  # gloo's own cost: for each step the least sync time over the ranks
     waits_ns = [sum(epoch.sync_ns for epoch in window.epochs) - costs_ns for window in windows]
-    null_s = max((_null_span_s(trace) for trace in ranks), default=0.0)
+    null_s = max((rank.null_ns for rank in ranks), default=0) / 1e9
     return {
         "wall_s": wall_s,
         "harness_s": None if wall_s is None else max(0.0, wall_s - epochs_s),
@@ -229,45 +204,26 @@ def _times(run: Mapping[str, Any], ranks: Sequence[Trace], windows: Sequence[Ran
     }
 
 
-def _epoch_spans_s(ranks: Sequence[Trace]) -> float:
+def _epoch_spans_s(ranks: Ranks) -> float:
     """Seconds in all epochs, each from the first rank's loader start to the last rank's last step."""
     begins: dict[int, int] = {}
     ends: dict[int, int] = {}
-    for trace in ranks:
-        for record in trace.of_kind("epoch_start"):
+    for rank in ranks:
+        for record in rank.of_kind("epoch_start"):
             begins[record["epoch"]] = min(begins.get(record["epoch"], record["start_ns"]), record["start_ns"])
-        for step in trace.steps:
-            if step.kind != "null":
-                ends[step.epoch] = max(ends.get(step.epoch, 0), step.sync_end_ns)
+        for each in rank.epochs:
+            ends[each.epoch] = max(ends.get(each.epoch, 0), each.end_ns)
     return sum(ends[epoch] - begin_ns for epoch, begin_ns in begins.items() if epoch in ends) / 1e9
 
 
-def _null_span_s(trace: Trace) -> float:
-    steps = [step for step in trace.steps if step.kind == "null"]
-    return (steps[-1].sync_end_ns - steps[0].asked_ns) / 1e9 if steps else 0.0
-
-
-def _first_batch_s(trace: Trace) -> float | None:
+def _first_batch_s(rank: Rank) -> float | None:
     """From opening the loader to the first batch, without the null run and the cache work in between."""
-    opened, starts = trace.of_kind("opened"), trace.of_kind("epoch_start")
-    first = next((step for step in trace.steps if step.kind in ("warmup", "step")), None)
-    if not opened or not starts or first is None:
+    opened, starts = rank.of_kind("opened"), rank.of_kind("epoch_start")
+    if not opened or not starts or rank.first_got_ns is None:
         return None
     opening_ns: int = opened[0]["open_end_ns"] - opened[0]["open_begin_ns"]
-    fetching_ns: int = first.got_ns - starts[0]["start_ns"]
+    fetching_ns: int = rank.first_got_ns - starts[0]["start_ns"]
     return (opening_ns + fetching_ns) / 1e9
-
-
-def _sync_costs_ns(ranks: Sequence[Trace]) -> int:
-    """Gloo's own cost: for each step the least sync time over the ranks."""
-    least: dict[tuple[int, int], int] = {}
-    for trace in ranks:
-        for step in trace.steps:
-            if step.kind == "step":
-                sync_ns = step.release_ns - step.host_delay_ns - step.due_ns
-                key = (step.epoch, step.step)
-                least[key] = min(least.get(key, sync_ns), sync_ns)
-    return sum(least.values())
 
 
 def _mean_ns(windows: Sequence[RankWindow], name: str) -> float | None:
@@ -275,27 +231,17 @@ def _mean_ns(windows: Sequence[RankWindow], name: str) -> float | None:
     return float(sum(values) / len(values)) if values else None
 
 
-def quantiles(values_s: Sequence[float]) -> dict[str, float] | None:
-    """p50, p90, p99 (nearest rank, never interpolated past a measured value) and max; None of nothing."""
-    if not len(values_s):
+def quantiles(sorted_ns: Ints) -> dict[str, float] | None:
+    """p50, p90, p99 (nearest rank, never interpolated past a measured value) and max of ascending ns, in seconds; None of nothing."""
+    count = len(sorted_ns)
+    if not count:
         return None
-    ordered = np.sort(np.asarray(values_s, dtype=np.float64))
-    picks = {f"p{level}": float(ordered[max(0, -(-level * len(ordered) // 100) - 1)]) for level in (50, 90, 99)}
-    return {**picks, "max": float(ordered[-1])}
+    picks = {f"p{level}": int(sorted_ns[max(0, -(-level * count // 100) - 1)]) / 1e9 for level in (50, 90, 99)}
+    return {**picks, "max": int(sorted_ns[-1]) / 1e9}
 
 
-def fetch_times_s(trace: Trace) -> list[float]:
-    """How long each measured step waited for its batch, in the schedule: 0 where the batch was ready."""
-    return [fetch for fetch, _ in waits_and_steps_s(trace)]
-
-
-def _quantiles(ranks: Sequence[Trace], windows: Sequence[RankWindow]) -> Summary:
-    rows = [row for trace in ranks for row in waits_and_steps_s(trace)]
-    return {"fetch_quantiles_s": quantiles([fetch for fetch, _ in rows]), "step_quantiles_s": quantiles([step for _, step in rows])}
-
-
-def _cpu(ranks: Sequence[Trace], hosts: Sequence[Trace], delivered_bytes: int) -> Summary:
-    ends = [record for trace in ranks for record in trace.of_kind("epoch_end")]
+def _cpu(ranks: Ranks, hosts: Sequence[Trace], delivered_bytes: int) -> Summary:
+    ends = [record for rank in ranks for record in rank.of_kind("epoch_end")]
     cpu_s = sum(record["rank_cpu_s"] + record["worker_cpu_s"] for record in ends) if ends else None
     rss = [record["rss_bytes"] for trace in hosts for record in trace.of_kind("host")]
     return {
@@ -305,27 +251,27 @@ def _cpu(ranks: Sequence[Trace], hosts: Sequence[Trace], delivered_bytes: int) -
     }
 
 
-def _proof(ranks: Sequence[Trace]) -> Summary:
+def _proof(ranks: Ranks) -> Summary:
     """Checksums over all ranks, coverage as rank 0 wrote it for all. Samples are counted, never assumed."""
-    steps = [step for trace in ranks for step in _work_steps(trace)]
-    ends = ranks[0].of_kind("epoch_end") if ranks else []
+    bad = sorted({bad for rank in ranks for bad in rank.bad_samples})
+    ends = ranks[0].of_kind("epoch_end") if len(ranks) else []
     return {
-        "verified_samples": sum(step.verified for step in steps),
-        "checksum_errors": sum(step.errors for step in steps),
-        "bad_samples": [{"sample": sample, "shard": shard} for sample, shard in sorted({bad for step in steps for bad in step.bad_samples})],
+        "verified_samples": sum(rank.verified for rank in ranks),
+        "checksum_errors": sum(rank.errors for rank in ranks),
+        "bad_samples": [{"sample": sample, "shard": shard} for sample, shard in bad],
         "duplicate_samples": _total([record["duplicate_samples_of_all"] for record in ends]),
         "missing_samples": _total([record["missing_samples_of_all"] for record in ends]),
         "dropped_samples": _total([record["dropped_samples_of_all"] for record in ends]),
     }
 
 
-def _per_rank(trace: Trace, window: RankWindow) -> Summary:
+def _per_rank(rank: Rank, window: RankWindow) -> Summary:
     return {
-        "rank": trace.header.get("rank"),
-        "host": trace.header.get("host"),
+        "rank": rank.header.get("rank"),
+        "host": rank.host,
         "steps": window.steps,
-        "last_step": trace.steps[-1].step if trace.steps and trace.steps[-1].kind != "null" else None,
-        "samples": sum(step.samples for step in _work_steps(trace)),
+        "last_step": rank.last_step,
+        "samples": rank.samples,
         "au_nominal": window.au_nominal,
         "au_uncorrected": window.au_uncorrected,
         "window_s": window.length_ns / 1e9,
@@ -334,8 +280,8 @@ def _per_rank(trace: Trace, window: RankWindow) -> Summary:
         "sync_s": _seconds(window.epochs, "sync_ns"),
         "host_delay_s": _seconds(window.epochs, "host_delay_ns"),
         "credit_steps": sum(epoch.credit_steps for epoch in window.epochs),
-        "spans_s": _spans(trace),
-        "finished": bool(trace.of_kind("footer")),
+        "spans_s": {name: round(seconds, 9) for name, seconds in sorted(rank.spans_s.items())},
+        "finished": bool(rank.of_kind("footer")),
     }
 
 
@@ -343,25 +289,22 @@ def _seconds(epochs: Sequence[EpochWindow], name: str) -> float:
     return float(sum(getattr(epoch, name) for epoch in epochs)) / 1e9
 
 
-def _spans(trace: Trace) -> dict[str, float]:
-    spans: dict[str, float] = defaultdict(float)
-    for step in _work_steps(trace):
-        for name, seconds in step.spans_s.items():
-            spans[name] += seconds
-    return {name: round(seconds, 9) for name, seconds in sorted(spans.items())}
-
-
-def _per_host(ranks: Sequence[Trace], windows: Sequence[RankWindow], hosts: Sequence[Trace]) -> list[Summary]:
+def _per_host(ranks: Ranks, windows: Sequence[RankWindow], hosts: Sequence[Trace]) -> list[Summary]:
+    of_host: dict[str, list[int]] = defaultdict(list)
+    for index, rank in enumerate(ranks):
+        of_host[str(rank.host)].append(index)
+    sampled: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for trace in hosts:
+        sampled[str(trace.header.get("host"))] += trace.of_kind("host")
     rows = []
-    for host in sorted({str(trace.header.get("host")) for trace in ranks}):
-        mine = [window for trace, window in zip(ranks, windows, strict=True) if trace.header.get("host") == host]
-        ends = [record for trace in ranks if trace.header.get("host") == host for record in trace.of_kind("epoch_end")]
-        samples = [record for trace in hosts if trace.header.get("host") == host for record in trace.of_kind("host")]
+    for host, mine in sorted(of_host.items()):
+        ends = [record for index in mine for record in ranks[index].of_kind("epoch_end")]
+        samples = sampled[host]
         rows.append(
             {
                 "host": host,
                 "ranks": len(mine),
-                "au_nominal": _mean([window.au_nominal for window in mine]),
+                "au_nominal": _mean([windows[index].au_nominal for index in mine]),
                 "device_read_bytes": _total([record["device_read_bytes"] for record in ends]),
                 "storage_bytes": _total([record["storage_bytes"] for record in ends]),
                 "block_device_read_bytes": _growth(samples, "device_read_bytes"),

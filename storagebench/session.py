@@ -41,7 +41,6 @@ from storagebench.records import (
     rank_trace_path,
     rank_traces,
     read_run,
-    read_trace,
     write_json,
 )
 from storagebench.registry import LoaderInfo, loader_info, misfit, open_loader, refuse_missing
@@ -49,6 +48,7 @@ from storagebench.s3server import find_server
 from storagebench.storage import open_spec, parse_url
 from storagebench.storage.posix import takes_odirect
 from storagebench.storage.s3_config import endpoint_of_environment
+from storagebench.traces import read_trace
 from storagebench.units import format_bytes
 from storagebench.workload import Workload
 from storagebench.world import open_world, place_from_environment

@@ -7,14 +7,17 @@ credit), as far as the queue was emptier when the loader had produced the epoch'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import pairwise
 
-from storagebench.records import StepRecord, Trace
+import numpy as np
+from numpy.typing import NDArray
+
+from storagebench.traces import NULL, STEP, UNKNOWN, WARMUP, Ints, Steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EpochWindow:
     """One rank and epoch. Times in ns; `credit_steps` are steps that were prefetched before the window, less those that lay ready at its end (below 0
     where more lay ready then); `uncertain_steps` is what stays unknown."""
@@ -38,7 +41,7 @@ class EpochWindow:
         return self.close_ns - self.open_ns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RankWindow:
     """All epochs of one rank, added up. AU are ratios 0..1, None where nothing is emulated or measured."""
 
@@ -81,31 +84,51 @@ class RankWindow:
         return compute_ns / self.length_ns if self.length_ns > 0 and self._sum("compute_ns") > 0 else None
 
 
-def rank_window(steps: Sequence[StepRecord], epoch_starts: dict[int, int], complete_epochs: set[int], prefetch: int) -> RankWindow:
-    """The windows of one rank. `steps` without null records, in order; `epoch_starts` epoch -> ns of loader.start; `complete_epochs` are those whose
-    last planned step is in the trace; `prefetch` is the depth that the loader was given."""
+def by_epoch(own: Steps) -> Iterator[tuple[int, Steps]]:
+    """Each epoch with its steps, in order. `own`: a rank's steps without those of the null loader."""
+    if len(own):
+        edges = [0, *(1 + np.flatnonzero(np.diff(own.epoch))).tolist(), len(own)]
+        for first, end in pairwise(edges):
+            yield int(own.epoch[first]), own[first:end]
+
+
+def own_steps(steps: Steps) -> Steps:
+    """All steps but those of the null loader."""
+    return steps.pick(steps.kind != NULL)
+
+
+def rank_window(own: Steps, epoch_starts: Mapping[int, int], complete_epochs: set[int], prefetch: int) -> RankWindow:
+    """The windows of one rank. `own`: its steps without null ones, in order; `epoch_starts` epoch -> ns of loader.start; `complete_epochs` are those
+    whose last planned step is in the trace; `prefetch` is the depth that the loader was given."""
     windows = []
-    for epoch, group in groupby(steps, key=lambda step: step.epoch):
-        records = list(group)
-        measured = [step for step in records if step.kind == "step"]
-        if measured and epoch in epoch_starts:
-            windows.append(_epoch_window(epoch, records, measured, epoch_starts[epoch], epoch in complete_epochs, prefetch))
+    for epoch, steps in by_epoch(own):
+        measured = steps.pick(steps.kind == STEP)
+        if len(measured) and epoch in epoch_starts:
+            windows.append(_epoch_window(epoch, steps, measured, epoch_starts[epoch], epoch in complete_epochs, prefetch))
     return RankWindow(tuple(windows))
 
 
-def waits_and_steps_s(trace: Trace) -> list[tuple[float, float]]:
-    """(seconds without a batch, seconds of the step) of each measured step, in the schedule."""
-    starts = {record["epoch"]: record["start_ns"] for record in trace.of_kind("epoch_start")}
-    rows, epoch, previous_ns = [], -1, 0
-    for step in trace.steps:
-        if step.kind == "null":
-            continue
-        if step.epoch != epoch:
-            epoch, previous_ns = step.epoch, starts.get(step.epoch, step.asked_ns)
-        if step.kind == "step":
-            rows.append(((step.start_ns - previous_ns) / 1e9, (step.release_ns - previous_ns) / 1e9))
-        previous_ns = step.release_ns
-    return rows
+def waits_and_lengths_ns(own: Steps, epoch_starts: Mapping[int, int]) -> tuple[Ints, Ints]:
+    """(ns without a batch, ns of the step) of each measured step, in the schedule. `own` and `epoch_starts` as in `rank_window`."""
+    before = before_ns(own, own.release_ns, epoch_starts)
+    measured = own.kind == STEP
+    return (own.start_ns - before)[measured], (own.release_ns - before)[measured]
+
+
+def before_ns(own: Steps, ends_ns: Ints, epoch_starts: Mapping[int, int]) -> Ints:
+    """The end of the step before each; of an epoch's first its loader.start (when it asked, where that is not known)."""
+    ends = np.roll(ends_ns, 1)
+    for first in np.flatnonzero(np.diff(own.epoch, prepend=-1)).tolist():
+        ends[first] = epoch_starts.get(int(own.epoch[first]), int(own.asked_ns[first]))
+    return ends
+
+
+def spans_of_clock_ns(own: Steps, epoch_starts: Mapping[int, int]) -> tuple[NDArray[np.bool_], Ints]:
+    """Which steps are measured (in epochs whose start is known), and the ns of each of them on the real clock; they add up to the window of a rank
+    whose warm-up ends before its first measured step."""
+    known = np.isin(own.epoch, np.array(list(epoch_starts), dtype=np.int64))
+    measured = (own.kind == STEP) & known
+    return measured, (own.sync_end_ns - before_ns(own, own.sync_end_ns, epoch_starts))[measured]
 
 
 def in_step(windows: Sequence[RankWindow]) -> list[RankWindow]:
@@ -117,62 +140,53 @@ def in_step(windows: Sequence[RankWindow]) -> list[RankWindow]:
     return [RankWindow(tuple(replace(epoch, credit_steps=credit) for epoch, credit in zip(window.epochs, shared, strict=True))) for window in windows]
 
 
-def _epoch_window(epoch: int, records: list[StepRecord], measured: list[StepRecord], start_ns: int, complete: bool, prefetch: int) -> EpochWindow:
-    warm = [step for step in records if step.kind == "warmup"]
-    open_ns = warm[-1].sync_end_ns if warm else start_ns
-    previous_ns = warm[-1].release_ns if warm else start_ns
-    fetch_ns = sync_ns = 0
-    for step in measured:
-        fetch_ns += step.start_ns - previous_ns
-        sync_ns += step.release_ns - step.host_delay_ns - step.due_ns
-        previous_ns = step.release_ns
-    credit, uncertain = _credit(measured, open_ns, complete, prefetch) if warm else (0.0, 0.0)
+def _epoch_window(epoch: int, steps: Steps, measured: Steps, start_ns: int, complete: bool, prefetch: int) -> EpochWindow:
+    warm = np.flatnonzero(steps.kind == WARMUP)
+    open_ns = int(steps.sync_end_ns[warm[-1]]) if len(warm) else start_ns
+    previous_ns = int(steps.release_ns[warm[-1]]) if len(warm) else start_ns
+    start, due, release, host = measured.start_ns, measured.due_ns, measured.release_ns, measured.host_delay_ns
+    credit, uncertain = _credit(measured, open_ns, complete, prefetch) if len(warm) else (0.0, 0.0)
     return EpochWindow(
         epoch=epoch,
         steps=len(measured),
-        samples=sum(step.samples for step in measured),
-        record_bytes=sum(step.record_bytes for step in measured),
+        samples=int(measured.samples.sum()),
+        record_bytes=int(measured.record_bytes.sum()),
         open_ns=open_ns,
-        close_ns=measured[-1].sync_end_ns,
-        compute_ns=sum(step.due_ns - step.start_ns for step in measured),
-        measured_compute_ns=sum(step.compute_end_ns - step.start_ns for step in measured),
-        fetch_ns=fetch_ns,
-        sync_ns=sync_ns,
-        host_delay_ns=sum(step.host_delay_ns for step in measured),
+        close_ns=int(measured.sync_end_ns[-1]),
+        compute_ns=int((due - start).sum()),
+        measured_compute_ns=int((measured.compute_end_ns - start).sum()),
+        fetch_ns=int((start[1:] - release[:-1]).sum()) + int(start[0]) - previous_ns,
+        sync_ns=int((release - host - due).sum()),
+        host_delay_ns=int(host.sum()),
         credit_steps=credit,
         uncertain_steps=uncertain,
     )
 
 
-def _credit(measured: list[StepRecord], open_ns: int, complete: bool, prefetch: int) -> tuple[float, float]:
+def _credit(measured: Steps, open_ns: int, complete: bool, prefetch: int) -> tuple[float, float]:
     """(steps prefetched before the window, less those put back, steps that stay uncertain) of a window that opened after a warm-up."""
-    stalled = [index for index, step in enumerate(measured) if index and step.start_ns > measured[index - 1].release_ns]
-    if not stalled and len(measured) > prefetch:
+    stalled = 1 + np.flatnonzero(measured.start_ns[1:] > measured.release_ns[:-1])
+    if not len(stalled) and len(measured) > prefetch:
         return 0.0, 0.0  # never waited, although more steps were made than lay ready: the loader kept up
-    if all(step.ready_ns is not None for step in measured):
-        ready_ns = [step.ready_ns for step in measured if step.ready_ns is not None]
-        if max(ready_ns) < open_ns:
+    ready_ns = measured.ready_ns
+    if not (ready_ns == UNKNOWN).any():
+        if ready_ns.max() < open_ns:
             return 0.0, float(len(measured))  # all was ready before: the window says nothing about the loader
-        at_start = sum(1 for ready in ready_ns if ready < open_ns)
-        at_end = _ready_when_production_ended(measured, ready_ns) if complete else measured[-1].queue_level
-        if at_end is not None:
+        at_start = int((ready_ns < open_ns).sum())
+        # Batches that lay ready, not yet asked for, when the epoch's last batch became ready.
+        at_end = int((measured.asked_ns > ready_ns.max()).sum()) if complete else int(measured.queue_level[-1])
+        if at_end != UNKNOWN:
             return float(at_start - at_end), 1.0 if at_start > at_end else 0.0
     return _credit_between_stalls(measured, stalled, open_ns, prefetch)
 
 
-def _ready_when_production_ended(measured: list[StepRecord], ready_ns: list[int]) -> int:
-    """Batches that lay ready, not yet asked for, when the epoch's last batch became ready."""
-    last_ns = max(ready_ns)
-    return sum(1 for step in measured if step.asked_ns > last_ns)
-
-
-def _credit_between_stalls(measured: list[StepRecord], stalled: list[int], open_ns: int, prefetch: int) -> tuple[float, float]:
+def _credit_between_stalls(measured: Steps, stalled: NDArray[np.int64], open_ns: int, prefetch: int) -> tuple[float, float]:
     """For queues that nobody sees: at a stalled step the queue is empty, so between two of them all that was used was fetched. The window's AU is
     scaled to the one between the first and the last stall, once a full queue was consumed; where that is under half the steps, it is only bounded."""
-    late = [index for index in stalled if index >= prefetch]
+    late = stalled[stalled >= prefetch]
     if len(late) < 2 or late[-1] - late[0] < len(measured) / 2:
         return 0.0, float(min(prefetch, len(measured)))
-    first, last = measured[late[0]], measured[late[-1]]
-    steps, length_ns = late[-1] - late[0], last.release_ns - first.release_ns
-    whole_ns = measured[-1].sync_end_ns - open_ns
+    first, last = int(late[0]), int(late[-1])
+    steps, length_ns = last - first, int(measured.release_ns[last]) - int(measured.release_ns[first])
+    whole_ns = int(measured.sync_end_ns[-1]) - open_ns
     return max(0.0, len(measured) - steps * whole_ns / length_ns), 0.0

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from storagebench.records import StepRecord, Trace
+from storagebench.ranks import Ranks
+from storagebench.traces import Trace
 
 ERROR = "error"
 WARNING = "warning"
@@ -14,11 +15,11 @@ WARNING = "warning"
 
 @dataclass(frozen=True)
 class Case:
-    """One saved run: `run.json`, its summary (findings not needed), the ranks' traces and the hosts'."""
+    """One saved run: `run.json`, its summary (findings not needed), what its ranks' traces gave, and the hosts' traces."""
 
     run: Mapping[str, Any]
     summary: Mapping[str, Any]
-    ranks: Sequence[Trace]
+    ranks: Ranks
     hosts: Sequence[Trace]
 
     @property
@@ -45,16 +46,3 @@ class Found(NamedTuple):
 
 
 Check = Callable[[Case], Iterator[Found]]
-
-
-def rank_name(trace: Trace) -> str:
-    return f"rank {trace.header.get('rank')}"
-
-
-def steps_by_epoch(trace: Trace) -> dict[int, list[StepRecord]]:
-    """The rank's own steps (warm-up and idle ones included, those of the null loader not), in order."""
-    epochs: dict[int, list[StepRecord]] = {}
-    for step in trace.steps:
-        if step.kind != "null":
-            epochs.setdefault(step.epoch, []).append(step)
-    return epochs

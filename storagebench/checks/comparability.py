@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from storagebench.errors import RunInvalidError, UsageError
-from storagebench.records import Trace
+from storagebench.ranks import Ranks
 from storagebench.units import format_seconds
 
 
@@ -22,7 +22,7 @@ class SavedRun(Protocol):
     @property
     def summary(self) -> Mapping[str, Any]: ...
     @property
-    def ranks(self) -> tuple[Trace, ...]: ...
+    def ranks(self) -> Ranks: ...
 
 
 class Difference(NamedTuple):

@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-import numpy as np
-
 from storagebench.checks.comparability import Difference, SavedRun, refuse_incomparable, refuse_unusable, shown_differences
 from storagebench.checks.statistics import LEVEL, Ratio, Side, Spread, StepSeries, ratio_interval, spread_of
 from storagebench.errors import EXIT_INCONCLUSIVE, EXIT_INVALID, EXIT_OK
-from storagebench.records import StepRecord
+from storagebench.ranks import epoch_starts
+from storagebench.traces import Floats, Steps
+from storagebench.window import own_steps, spans_of_clock_ns
 
-Amount = Callable[[StepRecord], float]
+Amount = Callable[[Steps], Floats]
 
 
 class Metric(NamedTuple):
-    """A figure of the summary. `step_amount` is what a step adds to its numerator, where it is a sum over steps divided by the window."""
+    """A figure of the summary. `step_amount` is what each step adds to its numerator, where it is a sum over steps divided by the window."""
 
     name: str
     higher_is_better: bool
@@ -27,9 +27,9 @@ class Metric(NamedTuple):
 METRICS: Final[Mapping[str, Metric]] = {
     metric.name: metric
     for metric in (
-        Metric("samples_per_s", True, lambda step: float(step.samples)),
-        Metric("delivered_bytes_per_s", True, lambda step: float(step.record_bytes)),
-        Metric("au_nominal", True, lambda step: (step.due_ns - step.start_ns) / 1e9),
+        Metric("samples_per_s", True, lambda steps: steps.samples / 1.0),
+        Metric("delivered_bytes_per_s", True, lambda steps: steps.record_bytes / 1.0),
+        Metric("au_nominal", True, lambda steps: (steps.due_ns - steps.start_ns) / 1e9),
         Metric("time_to_first_batch_s", False),
         Metric("cpu_s_per_gb", False),
     )
@@ -127,25 +127,13 @@ def _side(runs: Sequence[SavedRun], metric: Metric) -> Side:
 
 def step_series(saved: SavedRun, amount: Amount) -> StepSeries | None:
     """The measured steps of the rank with the longest window, which sets the rates; their seconds add up to that window. None without steps."""
-    rows = [_rows_of_rank(saved, rank, amount) for rank in range(len(saved.ranks))]
-    longest = max(rows, key=lambda pairs: sum(seconds for _, seconds in pairs), default=[])
-    if not longest:
+    longest = max(range(len(saved.ranks)), key=lambda index: saved.ranks[index].clock_ns, default=None)
+    if longest is None:
         return None
-    columns = np.asarray(longest, dtype=np.float64)
-    return StepSeries(columns[:, 0], columns[:, 1])
-
-
-def _rows_of_rank(saved: SavedRun, rank: int, amount: Amount) -> list[tuple[float, float]]:
-    """(amount, seconds) of each measured step: from the step end before it, or from `loader.start` at the start of an epoch (see `window`)."""
-    trace = saved.ranks[rank]
-    previous_ns = {record["epoch"]: record["start_ns"] for record in trace.of_kind("epoch_start")}
-    rows = []
-    for step in trace.steps:
-        if step.kind == "step" and step.epoch in previous_ns:
-            rows.append((amount(step), (step.sync_end_ns - previous_ns[step.epoch]) / 1e9))
-        if step.kind in ("warmup", "step", "idle"):
-            previous_ns[step.epoch] = step.sync_end_ns
-    return rows
+    trace = saved.ranks.trace(longest)
+    own = own_steps(trace.steps)
+    measured, clock_ns = spans_of_clock_ns(own, epoch_starts(trace.others))
+    return StepSeries(amount(own.pick(measured)), clock_ns / 1e9) if len(clock_ns) else None
 
 
 def _warnings(runs: Sequence[SavedRun]) -> list[str]:

@@ -11,7 +11,9 @@ from storagebench.checks.findings import find
 from storagebench.diagnosis.online import attribute
 from storagebench.errors import EXIT_DATASET, EXIT_INVALID, EXIT_OK
 from storagebench.metrics import Summary, summarise
-from storagebench.records import RUN_FILE, SUMMARY_FILE, Trace, host_traces, rank_traces, read_run, read_trace, write_json
+from storagebench.ranks import Ranks
+from storagebench.records import RUN_FILE, SUMMARY_FILE, host_traces, rank_traces, read_run, write_json
+from storagebench.traces import Trace, TraceFiles, read_trace
 
 
 def judge(run_dir: Path) -> Summary:
@@ -19,15 +21,14 @@ def judge(run_dir: Path) -> Summary:
     return judge_records(*read_records(run_dir))
 
 
-def read_records(run_dir: Path) -> tuple[dict[str, Any], list[Trace], list[Trace]]:
-    """`run.json`, the ranks' traces and the hosts'. A rank that died before its header was written is not there."""
+def read_records(run_dir: Path) -> tuple[dict[str, Any], Ranks, list[Trace]]:
+    """`run.json`, what is needed of the ranks' traces, one after another, and the hosts'. A rank that died before its header was written is not there."""
     run = read_run(run_dir)
-    ranks = [trace for trace in map(read_trace, rank_traces(run_dir)) if trace.header]
     hosts = [read_trace(path) for path in host_traces(run_dir)]
-    return run, ranks, hosts
+    return run, Ranks(run, TraceFiles(rank_traces(run_dir))), hosts
 
 
-def judge_records(run: Mapping[str, Any], ranks: list[Trace], hosts: list[Trace]) -> Summary:
+def judge_records(run: Mapping[str, Any], ranks: Ranks, hosts: list[Trace]) -> Summary:
     """The same from records in memory."""
     summary = attributed(run, ranks, hosts)
     findings = find(Case(run, summary, ranks, hosts))
@@ -38,7 +39,7 @@ def judge_records(run: Mapping[str, Any], ranks: list[Trace], hosts: list[Trace]
     return summary
 
 
-def attributed(run: Mapping[str, Any], ranks: list[Trace], hosts: list[Trace]) -> Summary:
+def attributed(run: Mapping[str, Any], ranks: Ranks, hosts: list[Trace]) -> Summary:
     """The summary with what stood in the run's way, before the findings."""
     summary = summarise(run, ranks, hosts)
     verdict = attribute(run, summary)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from storagebench.checks.case import Case, Found, steps_by_epoch
+from storagebench.checks.case import Case, Found
 from storagebench.checks.setrules import SetRule, no_errors, same_conditions
 from storagebench.units import format_bytes
 
@@ -158,15 +158,13 @@ def edition_au(case: Case) -> EditionAu | None:
     (section 1, E2 `compute_metrics_train`); the prefetched batches are not corrected for. None where an epoch has no second step."""
     compute_ns = case.run["plan"]["compute_time_s"] * 1e9
     rows = []
-    for trace in case.ranks:
-        ends = {record["epoch"]: record["end_ns"] for record in trace.of_kind("epoch_end")}
-        for epoch, every in steps_by_epoch(trace).items():
-            steps = [step for step in every if step.kind != "idle"]
-            length_ns = ends.get(epoch, every[-1].sync_end_ns) - steps[0].compute_end_ns if steps else 0
-            if len(steps) < 2 or length_ns <= 0:
+    for rank in case.ranks:
+        ends = {record["epoch"]: record["end_ns"] for record in rank.of_kind("epoch_end")}
+        for each in rank.epochs:
+            length_ns = 0 if each.first_end_ns is None else ends.get(each.epoch, each.end_ns) - each.first_end_ns
+            if each.work_steps < 2 or length_ns <= 0:
                 return None
-            measured_ns = sum(step.compute_end_ns - step.start_ns for step in steps[1:])
-            rows.append(((len(steps) - 1) * compute_ns / length_ns, measured_ns / length_ns))
+            rows.append(((each.work_steps - 1) * compute_ns / length_ns, each.later_compute_ns / length_ns))
     if not rows:
         return None
     return EditionAu(*(sum(column) / len(rows) for column in zip(*rows, strict=True)))

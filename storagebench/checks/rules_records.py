@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from storagebench.checks.case import Case, Found, rank_name, steps_by_epoch
+from storagebench.checks.case import Case, Found
 from storagebench.records import config_digest
 from storagebench.units import format_seconds
 
@@ -42,50 +42,47 @@ def _unfinished(case: Case) -> str:
 def trace_gap(case: Case) -> Iterator[Found]:
     """A step that is missing from a trace would leave its time in the window and its work out of it, or the other way round."""
     hint = "run it again; if it comes back, look for what else writes to the run folder"
-    for trace in case.ranks:
-        name = rank_name(trace)
-        if trace.truncated:
-            yield Found(f"the last line of the trace of {name} is cut", hint)
-        numbers = [step.step for step in trace.steps if step.kind != "null"]
-        gap = next((index for index, number in enumerate(numbers) if number != index), None)
-        if gap is not None:
-            yield Found(f"the trace of {name} has step {numbers[gap]} where step {gap} was to come", hint)
+    for rank in case.ranks:
+        if rank.truncated:
+            yield Found(f"the last line of the trace of {rank.name} is cut", hint)
+        if rank.gap is not None:
+            number, expected = rank.gap
+            yield Found(f"the trace of {rank.name} has step {number} where step {expected} was to come", hint)
         if case.complete and not case.bounded:
-            made = {epoch: len(steps) for epoch, steps in steps_by_epoch(trace).items()}
-            for record in trace.of_kind("epoch_start"):
+            for record in rank.of_kind("epoch_start"):
                 epoch, planned = record["epoch"], record["steps"]
-                if made.get(epoch, 0) < planned:
-                    yield Found(f"the trace of {name} has {made.get(epoch, 0)} steps of epoch {epoch}, and {planned} were planned", hint)
+                made = sum(each.steps for each in rank.epochs if each.epoch == epoch)
+                if made < planned:
+                    yield Found(f"the trace of {rank.name} has {made} steps of epoch {epoch}, and {planned} were planned", hint)
 
 
 def sample_counts(case: Case) -> Iterator[Found]:
     """The samples of the steps are those that the loader delivered: a failed or empty batch is no work."""
-    for trace in case.ranks:
-        epochs = steps_by_epoch(trace)
-        for record in trace.of_kind("epoch_end"):
+    for rank in case.ranks:
+        for record in rank.of_kind("epoch_end"):
             epoch, delivered = record["epoch"], record["samples"]
-            counted = sum(step.samples for step in epochs.get(epoch, []) if step.kind in ("warmup", "step"))
+            counted = sum(each.samples for each in rank.epochs if each.epoch == epoch)
             if counted != delivered:
                 yield Found(
-                    f"{rank_name(trace)} counted {counted} samples in the steps of epoch {epoch}, and {delivered} were delivered",
+                    f"{rank.name} counted {counted} samples in the steps of epoch {epoch}, and {delivered} were delivered",
                     "this is a defect of the loader or of the count: do not use its numbers",
                 )
-        empty = [step.step for step in trace.steps if step.kind in ("warmup", "step") and step.samples and not step.record_bytes]
-        if case.reads_storage and empty:
+        if case.reads_storage and rank.empty is not None:
+            count, first = rank.empty
             yield Found(
-                f"{rank_name(trace)} counted {len(empty)} steps as work that had no bytes, the first is step {empty[0]}",
+                f"{rank.name} counted {count} steps as work that had no bytes, the first is step {first}",
                 "this is a defect of the loader or of the count: do not use its numbers",
             )
 
 
 def time_parts(case: Case) -> Iterator[Found]:
     """Fetch, compute, sync and host delay of a rank are its window."""
-    for row, trace in zip(case.summary["per_rank"], case.ranks, strict=True):
+    for row, rank in zip(case.summary["per_rank"], case.ranks, strict=True):
         parts_s = row["fetch_s"] + row["compute_s"] + row["sync_s"] + row["host_delay_s"]
-        window_s, epochs = row["window_s"], len(steps_by_epoch(trace))
+        window_s, epochs = row["window_s"], len(rank.epochs)
         if abs(parts_s - window_s) > PARTS_TOLERANCE * window_s + LATENESS_S * epochs:
             yield Found(
-                f"the parts of the steps of {rank_name(trace)} add up to {format_seconds(parts_s)}, and its window is {format_seconds(window_s)}",
+                f"the parts of the steps of {rank.name} add up to {format_seconds(parts_s)}, and its window is {format_seconds(window_s)}",
                 "the records contradict one another: run it again, and report it if it comes back",
             )
 
@@ -98,15 +95,15 @@ def mixed_versions(case: Case) -> Iterator[Found]:
         "version": case.run.get("versions", {}).get("storagebench"),
     }
     hint = "do not mix parts of runs; install one version of storagebench for all ranks, and run it again"
-    for trace in case.ranks:
+    for rank in case.ranks:
         for name, value in expected.items():
-            found = trace.header.get(name, value)
+            found = rank.header.get(name, value)
             if value is not None and found != value:
-                yield Found(f"the trace of {rank_name(trace)} has {name} {found}, and run.json has {value}", hint)
+                yield Found(f"the trace of {rank.name} has {name} {found}, and run.json has {value}", hint)
     boots: dict[Any, set[Any]] = defaultdict(set)
-    for trace in (*case.ranks, *case.hosts):
-        if "boot_id" in trace.header:
-            boots[trace.header.get("host")].add(trace.header["boot_id"])
+    for header in (each.header for each in (*case.ranks, *case.hosts)):
+        if "boot_id" in header:
+            boots[header.get("host")].add(header["boot_id"])
     for host, ids in boots.items():
         if len(ids) > 1:
             yield Found(f"the traces of host {host} are of {len(ids)} boots, whose clocks cannot be compared", hint)
@@ -115,11 +112,11 @@ def mixed_versions(case: Case) -> Iterator[Found]:
 def dataset_changed(case: Case) -> Iterator[Found]:
     """The digest of the manifest as each rank read it, against the one that the run was planned with."""
     planned = case.run["dataset"]["digest"]
-    for trace in case.ranks:
-        for record in trace.of_kind("dataset"):
+    for rank in case.ranks:
+        for record in rank.of_kind("dataset"):
             if record["digest"] != planned:
                 yield Found(
-                    f"{rank_name(trace)} read a dataset with digest {record['digest'][:12]}, and the run was planned for {planned[:12]}",
+                    f"{rank.name} read a dataset with digest {record['digest'][:12]}, and the run was planned for {planned[:12]}",
                     "nothing may write to the dataset during a run: run it again",
                 )
 
@@ -127,7 +124,7 @@ def dataset_changed(case: Case) -> Iterator[Found]:
 def config_changed(case: Case) -> Iterator[Found]:
     """The config that each rank started with, against the one that stands in run.json now."""
     now = config_digest(case.run["config"])
-    changed = [rank_name(trace) for trace in case.ranks if trace.header.get("config_digest", now) != now]
+    changed = [rank.name for rank in case.ranks if rank.header.get("config_digest", now) != now]
     if changed:
         yield Found(
             f"the config in run.json is not the one that {', '.join(changed[:_SHOWN])} ran with (digest {now[:12]} now)",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from storagebench.checks.case import Case, Found, steps_by_epoch
-from storagebench.records import Trace
+from storagebench.checks.case import Case, Found
+from storagebench.ranks import Ranks
 from storagebench.units import format_seconds
 
 MIN_STEPS_PER_PREFETCHED_BATCH = 50
@@ -48,7 +47,7 @@ def few_steps(case: Case) -> Iterator[Found]:
 
 
 def not_steady(case: Case) -> Iterator[Found]:
-    durations_s = _step_durations_s(case.ranks)
+    durations_s = case.ranks.mean_lengths_s
     if len(durations_s) < WINDOWS * MIN_STEPS_PER_WINDOW:
         return
     hint = "measure longer, use more --warmup-steps, and look at the step timeline for what changes"
@@ -69,20 +68,6 @@ def not_steady(case: Case) -> Iterator[Found]:
     if off[worst] > max(STEADY_WITHIN * last.mean(), STANDARD_ERRORS * errors[worst]):
         share = off[worst] / last.mean()
         yield Found(f"of the last {LAST_WINDOWS} of {WINDOWS} windows one is {share:.1%} off their mean, over {STEADY_WITHIN:.1%}", hint)
-
-
-def _step_durations_s(ranks: Sequence[Trace]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Seconds of each measured step in the schedule, mean over ranks. The first step of an epoch, which fills the pipeline, is left out."""
-    rows = []
-    for trace in ranks:
-        row = []
-        for steps in steps_by_epoch(trace).values():
-            row += [step.release_ns - before.release_ns for before, step in pairwise(steps) if step.kind == "step"]
-        rows.append(row)
-    shortest = min((len(row) for row in rows), default=0)
-    if not shortest:
-        return np.zeros(0)
-    return np.asarray(np.mean([row[:shortest] for row in rows], axis=0) / 1e9, dtype=np.float64)
 
 
 def rank_skew(case: Case) -> Iterator[Found]:
@@ -156,10 +141,10 @@ def vm_steal(case: Case) -> Iterator[Found]:
             )
 
 
-def _span_ns(ranks: Sequence[Trace]) -> tuple[int, int]:
+def _span_ns(ranks: Ranks) -> tuple[int, int]:
     """From the first loader start to the last step's end."""
-    begins = [record["start_ns"] for trace in ranks for record in trace.of_kind("epoch_start")]
-    ends = [trace.steps[-1].sync_end_ns for trace in ranks if trace.steps]
+    begins = [record["start_ns"] for rank in ranks for record in rank.of_kind("epoch_start")]
+    ends = [rank.last_ns for rank in ranks if rank.last_ns is not None]
     return min(begins, default=0), max(ends, default=0)
 
 

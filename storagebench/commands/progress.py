@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from storagebench.records import rank_trace_path
+from storagebench.traces import parse_step
 from storagebench.units import format_bytes, format_seconds
 
 _LIVE_PERIOD_S = 0.5
@@ -98,13 +98,13 @@ def _follow(run_dir: Path, planned_steps: int, compute_ns: int, world_size: int,
         rows = (pending + data).split(b"\n")
         pending = rows.pop()
         for row in rows:
-            if not row.startswith((b'{"kind":"step"', b'{"kind":"warmup"')):
+            if not row.startswith((b'["step"', b'["warmup"')):
                 continue
-            record = json.loads(row)
+            step = parse_step(row)
             steps += 1
-            num_bytes += record["record_bytes"]
-            first_ns = first_ns or record["asked_ns"]
-            last_ns = record["sync_end_ns"]
+            num_bytes += step.record_bytes
+            first_ns = first_ns or step.asked_ns
+            last_ns = step.sync_end_ns
         if last_ns > first_ns:
             seconds = (last_ns - first_ns) / 1e9
             au = f"AU {steps * compute_ns / 1e9 / seconds:.3f}, " if compute_ns else ""

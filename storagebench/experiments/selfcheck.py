@@ -23,9 +23,11 @@ from storagebench.launch import rank_failure, run_ranks
 from storagebench.manifest import Dataset
 from storagebench.metrics import Summary, summarise
 from storagebench.plan import make_plan
-from storagebench.records import as_plain, rank_traces, read_trace
+from storagebench.ranks import Ranks
+from storagebench.records import as_plain, rank_traces
 from storagebench.storage import open_store
 from storagebench.storage.wire import WIRE_DIR
+from storagebench.traces import TraceFiles
 from storagebench.workload import Workload
 
 TOLERANCE = 0.01
@@ -97,7 +99,7 @@ def measure(cell: Cell, folder: Path) -> Summary:
         "dataset": {"format": "webdataset", "digest": ""},
         "host": {},
     }
-    return summarise(run, [read_trace(path) for path in rank_traces(folder / cell.name)], [])
+    return summarise(run, Ranks(run, TraceFiles(rank_traces(folder / cell.name))), [])
 
 
 def judge(check: Check, summaries: Sequence[Summary], dataset: Dataset, tolerance: float = TOLERANCE) -> Row:

@@ -16,7 +16,7 @@ from storagebench.report import wording as w
 from storagebench.report.load import LoadedDiagnosis, LoadedRun
 from storagebench.report.plotstyle import Figure, labels
 from storagebench.report.style import CONTENT_POLICY, CSS, SCRIPT
-from storagebench.report.timeline import longest_wait, timeline
+from storagebench.report.timeline import timeline
 
 # id of the plot's box, heading, how to read it.
 _PLOTS = (
@@ -92,7 +92,7 @@ def _runs(loaded_runs: Sequence[LoadedRun]) -> _Part:
     over_time: list[tuple[str, Figure]] = []
     for index, line in enumerate(lines):
         if line is not None:
-            wait = longest_wait(line)
+            wait = line.longest_wait
             over_time += [(f"steps-{index}", timelineplot.whole_run(line, wait)), (f"near-{index}", timelineplot.longest_wait_closely(line, wait))]
     body = (
         htmlparts.verdicts(summaries, names),

@@ -11,7 +11,7 @@ from storagebench.report.detail import TEXT_COLUMNS, Section, sections
 from storagebench.report.load import LoadedRun
 from storagebench.report.provenance import provenance
 from storagebench.report.series import fetch_distribution
-from storagebench.report.timeline import FETCH, Timeline, longest_wait, shown_rows
+from storagebench.report.timeline import FETCH, Timeline
 from storagebench.report.wording import Summary
 
 _SEVERITY_OF = {w.ERROR_MARK: "error", w.WARNING_MARK: "warning"}
@@ -132,7 +132,7 @@ def timelines(found: Sequence[Timeline | None], names: Sequence[str]) -> str:
     for index, (timeline, name) in enumerate(zip(found, names, strict=True)):
         if timeline is None:
             continue
-        closer = "the steps around the longest wait" if longest_wait(timeline).wait_s > 0 else "some of the steps"
+        closer = "the steps around the longest wait" if timeline.longest_wait.wait_s > 0 else "some of the steps"
         folds.append(
             f'<details{"" if folds else " open"}><summary>{safe(name)} <span class="soft thin">{_longest_wait(timeline)}</span></summary>'
             f'{_ranks_shown(timeline)}<div class="plot" id="steps-{index}"></div>'
@@ -142,7 +142,7 @@ def timelines(found: Sequence[Timeline | None], names: Sequence[str]) -> str:
 
 
 def _longest_wait(found: Timeline) -> str:
-    wait = longest_wait(found)
+    wait = found.longest_wait
     rank = found.ranks[wait.row]
     if wait.wait_s <= 0:
         return "no step waited"
@@ -152,7 +152,7 @@ def _longest_wait(found: Timeline) -> str:
 
 
 def _ranks_shown(found: Timeline) -> str:
-    shown = [str(found.ranks[row].rank) for row in shown_rows(found)]
+    shown = [str(found.ranks[row].rank) for row in found.shown_rows]
     if len(shown) == found.num_ranks:
         return ""
     return f'<p class="soft">The areas are of all {found.num_ranks} ranks. The rows are of {len(shown)} of them: {", ".join(shown)}.</p>'

@@ -11,17 +11,19 @@ from storagebench.checks.judge import is_run_dir, judge_records, read_records
 from storagebench.diagnosis.ladder import Diagnosis
 from storagebench.diagnosis.saved import DIAGNOSIS_FILE, judged, load
 from storagebench.errors import UsageError
-from storagebench.records import Trace
+from storagebench.ranks import Ranks
+from storagebench.traces import Trace
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A saved run: its folder, `run.json`, its summary made anew, and the traces that the plots are drawn from."""
+    """A saved run: its folder, `run.json`, its summary made anew, what that took of the ranks' traces, and the hosts'. Plots read the
+    traces again, through `ranks`."""
 
     run_dir: Path
     run: Mapping[str, Any]
     summary: Mapping[str, Any]
-    ranks: tuple[Trace, ...]
+    ranks: Ranks
     hosts: tuple[Trace, ...]
 
 
@@ -94,4 +96,4 @@ def _load_diagnosis(folder: Path) -> LoadedDiagnosis:
 
 def _load(run_dir: Path) -> LoadedRun:
     run, ranks, hosts = read_records(run_dir)
-    return LoadedRun(run_dir, run, judge_records(run, ranks, hosts), tuple(ranks), tuple(hosts))
+    return LoadedRun(run_dir, run, judge_records(run, ranks, hosts), ranks, tuple(hosts))

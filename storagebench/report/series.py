@@ -7,9 +7,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from storagebench.metrics import fetch_times_s
-from storagebench.records import Trace
+from storagebench.ranks import Ranks, epoch_starts
 from storagebench.report.load import LoadedRun
+from storagebench.traces import Trace
+from storagebench.window import by_epoch, own_steps
 
 MAX_POINTS: Final = 2000
 _TAIL_POINTS: Final = 200
@@ -38,7 +39,7 @@ class Throughput(NamedTuple):
 
 def fetch_distribution(loaded: LoadedRun) -> FetchTimes | None:
     """The fetch times of the measured steps of all ranks; None where nothing was measured."""
-    times = np.sort(np.asarray([time for trace in loaded.ranks for time in fetch_times_s(trace)], dtype=np.float64))
+    times = loaded.ranks.waits_ns / 1e9
     if not len(times):
         return None
     zeros = int(np.searchsorted(times, 0.0, side="right"))
@@ -60,48 +61,50 @@ def throughput(loaded: LoadedRun) -> Throughput | None:
     A step's bytes are spread evenly from the step end before it (the epoch's start for the first) to its own, so that steps longer than a bucket do
     not look like a comb. The area under the curve is what was delivered.
     """
-    curves = [curve for curve in (_cumulative(trace, offset_ns(loaded, trace)) for trace in loaded.ranks) if curve is not None]
-    if not curves:
+    shifts_ns = offsets_ns(loaded.ranks)
+    ends_ns = [
+        (rank.epochs[0].begin_ns + shift_ns, rank.epochs[-1].end_ns + shift_ns)
+        for rank, shift_ns in zip(loaded.ranks, shifts_ns, strict=True)
+        if rank.epochs
+    ]
+    if not ends_ns:
         return None
-    begin_s = min(times[0] for times, _ in curves)
-    length_s = max(times[-1] for times, _ in curves) - begin_s
+    begin_s = min(begin_ns for begin_ns, _ in ends_ns) / 1e9
+    length_s = max(end_ns for _, end_ns in ends_ns) / 1e9 - begin_s
     bucket_s = _bucket_s(length_s)
     edges = np.minimum(np.arange(0, np.ceil(length_s / bucket_s) + 1) * bucket_s, length_s)
-    total = np.sum([np.interp(edges, times - begin_s, done) for times, done in curves], axis=0)
+    total = np.zeros(len(edges))
+    for trace, shift_ns in zip(loaded.ranks.traces(), shifts_ns, strict=True):
+        times, done = _cumulative(trace, shift_ns)
+        if len(times):
+            total += np.interp(edges, times - begin_s, done)
     widths = np.diff(edges)
     rates = np.divide(np.diff(total), widths, out=np.zeros_like(widths), where=widths > 0)
     starts: dict[int, float] = {}
-    for trace in loaded.ranks:
-        for record in trace.of_kind("epoch_start"):
-            start_s = (record["start_ns"] + offset_ns(loaded, trace)) / 1e9 - begin_s
+    for rank, shift_ns in zip(loaded.ranks, shifts_ns, strict=True):
+        for record in rank.of_kind("epoch_start"):
+            start_s = (record["start_ns"] + shift_ns) / 1e9 - begin_s
             starts[record["epoch"]] = min(starts.get(record["epoch"], start_s), start_s)
     return Throughput(bucket_s, edges, rates, tuple(start for _, start in sorted(starts.items())))
 
 
-def offset_ns(loaded: LoadedRun, trace: Trace) -> int:
-    """What makes stamps of several hosts comparable: each one's monotonic clock is put on its wall clock. On one host it is common already."""
-    if len({other.header.get("host") for other in loaded.ranks}) == 1:
-        return 0
-    return int(trace.header["wall_ns"]) - int(trace.header["monotonic_ns"])
+def offsets_ns(ranks: Ranks) -> list[int]:
+    """What makes stamps of several hosts comparable, for each rank: its monotonic clock is put on its wall clock. On one host it is common already."""
+    if len({rank.host for rank in ranks}) <= 1:
+        return [0] * len(ranks)
+    return [int(rank.header["wall_ns"]) - int(rank.header["monotonic_ns"]) for rank in ranks]
 
 
-def _cumulative(trace: Trace, shift_ns: int) -> tuple[Floats, Floats] | None:
-    """(seconds, bytes delivered until then) of one rank, flat between its epochs."""
-    starts = {record["epoch"]: record["start_ns"] for record in trace.of_kind("epoch_start")}
+def _cumulative(trace: Trace, shift_ns: int) -> tuple[Floats, Floats]:
+    """(seconds, bytes delivered until then) of one rank, flat between its epochs; empty without a step."""
+    starts = epoch_starts(trace.others)
     times: list[int] = []
     done: list[int] = []
-    epoch, total = -1, 0
-    for step in trace.steps:
-        if step.kind == "null":
-            continue
-        if step.epoch != epoch:
-            epoch = step.epoch
-            times.append(starts.get(epoch, step.asked_ns) + shift_ns)
-            done.append(total)
-        total += step.record_bytes
-        times.append(step.sync_end_ns + shift_ns)
-        done.append(total)
-    return (np.asarray(times) / 1e9, np.asarray(done, dtype=np.float64)) if times else None
+    for epoch, steps in by_epoch(own_steps(trace.steps)):
+        so_far = done[-1] if done else 0
+        times += [starts.get(epoch, int(steps.asked_ns[0])), *steps.sync_end_ns.tolist()]
+        done += [so_far, *(so_far + np.cumsum(steps.record_bytes)).tolist()]
+    return (np.asarray(times, dtype=np.int64) + shift_ns) / 1e9, np.asarray(done, dtype=np.float64)
 
 
 def _bucket_s(length_s: float) -> float:

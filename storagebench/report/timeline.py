@@ -7,15 +7,19 @@ parts of `wording.STEP_PARTS`. They are the parts of `summary.json`: added up ov
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Final, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from storagebench.records import Trace
+from storagebench.ranks import Ranks, epoch_starts
 from storagebench.report import wording as w
 from storagebench.report.load import LoadedRun
-from storagebench.report.series import Floats, offset_ns
+from storagebench.report.series import Floats, offsets_ns
+from storagebench.traces import IDLE, STEP
+from storagebench.window import before_ns, own_steps
 
 PARTS: Final = tuple(w.STEP_PARTS)
 FETCH, COMPUTE, HOST_DELAY = PARTS.index("fetch_s"), PARTS.index("compute_s"), PARTS.index("host_delay_s")
@@ -40,14 +44,63 @@ class RankSteps(NamedTuple):
         return np.asarray(self.begins_s + self.parts_s.sum(axis=0))
 
 
-class Timeline(NamedTuple):
-    """The steps of the ranks that made one, of `num_ranks`; when the epochs began, and until when the warm-up took (0 without one)."""
+class Wait(NamedTuple):
+    """The longest wait of a step: of the rank at `row` of the timeline, its step at `at`; `part` is PARTS' FETCH or HOST_DELAY."""
 
-    ranks: tuple[RankSteps, ...]
+    row: int
+    at: int
+    part: int
+    wait_s: float
+
+
+class _Looked(NamedTuple):
+    """What one look through all ranks gives: the longest wait, the seconds that each waited for data, and the most steps that one has."""
+
+    longest: Wait
+    waited_s: tuple[float, ...]
+    most_steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """The steps of the ranks that made one, of `num_ranks`; when the epochs began, and until when the warm-up took (0 without one). `ranks` may read
+    each one from its file when it is asked for."""
+
+    ranks: Sequence[RankSteps]
     num_ranks: int
     epoch_starts_s: tuple[float, ...]
     warmup_end_s: float
     length_s: float
+
+    @cached_property
+    def longest_wait(self) -> Wait:
+        """The measured step that lost most by itself, for data or by a late wake-up. Where none is measured, of the warm-up."""
+        return self._looked_through.longest
+
+    @cached_property
+    def shown_rows(self) -> tuple[int, ...]:
+        """Rows of the ranks that have room: all up to MAX_RANKS, else that of the longest wait and those that waited most."""
+        first, waited_s = self.longest_wait.row, self._looked_through.waited_s
+        most = sorted(range(len(waited_s)), key=lambda row: (row != first, -waited_s[row], row))
+        return tuple(sorted(most[:MAX_RANKS]))
+
+    @cached_property
+    def most_steps(self) -> int:
+        return self._looked_through.most_steps
+
+    @cached_property
+    def _looked_through(self) -> _Looked:
+        of_measured: Wait | None = None
+        of_all: Wait | None = None
+        waited_s, most_steps = [], 0
+        for row, rank in enumerate(self.ranks):
+            most_steps = max(most_steps, len(rank.steps))
+            waited_s.append(float(rank.parts_s[FETCH].sum()))
+            of_all = _longer(of_all, rank, row, np.ones(len(rank.steps), dtype=bool))
+            if rank.measured.any():
+                of_measured = _longer(of_measured, rank, row, rank.measured)
+        assert of_all is not None
+        return _Looked(of_measured or of_all, tuple(waited_s), most_steps)
 
 
 class Overview(NamedTuple):
@@ -60,76 +113,73 @@ class Overview(NamedTuple):
     waiting: Floats
 
 
-class Wait(NamedTuple):
-    """The longest wait of a step: of the rank at `row` of the timeline, its step at `at`; `part` is PARTS' FETCH or HOST_DELAY."""
+class _Reread(Sequence[RankSteps]):
+    """The steps of these ranks (index, ns to shift), read from their traces when they are asked for: a page shows few, and there may be thousands."""
 
-    row: int
-    at: int
-    part: int
-    wait_s: float
+    def __init__(self, ranks: Ranks, places: Sequence[tuple[int, int]]) -> None:
+        self._ranks, self._places = ranks, places
+        self._one = lru_cache(maxsize=2 * MAX_RANKS)(self._read)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, row: int) -> RankSteps: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[RankSteps]: ...
+    def __getitem__(self, row: int | slice) -> RankSteps | list[RankSteps]:
+        return [self._one(one) for one in range(len(self))[row]] if isinstance(row, slice) else self._one(range(len(self))[row])
+
+    def _read(self, row: int) -> RankSteps:
+        index, shift_ns = self._places[row]
+        found = _rank_steps(self._ranks, index, shift_ns)
+        assert found is not None
+        return found
 
 
 def timeline(loaded: LoadedRun) -> Timeline | None:
     """All steps but those of the null loader, idle ones left out; None without one."""
-    least_ns = _least_sync_ns(loaded.ranks)
-    tables = [(trace, _columns(trace, least_ns)) for trace in loaded.ranks]
-    kept = [(int(trace.header["rank"]), rows, offset_ns(loaded, trace)) for trace, rows in tables if rows]
-    if not kept:
-        return None
-    zero_ns = min(rows[0][3] + offset for _, rows, offset in kept)
-    ranks = tuple(_rank_steps(rank, rows, offset - zero_ns) for rank, rows, offset in kept)
+    shifts_ns = offsets_ns(loaded.ranks)
+    begins_ns = [each.begin_ns + shift_ns for rank, shift_ns in zip(loaded.ranks, shifts_ns, strict=True) for each in rank.epochs[:1]]
+    zero_ns = min(begins_ns, default=0)
+    places: list[tuple[int, int]] = []
     starts: dict[int, float] = {}
-    for rank in ranks:
+    warmup_end_s = length_s = 0.0
+    for index, shift_ns in enumerate(shifts_ns):
+        rank = _rank_steps(loaded.ranks, index, shift_ns - zero_ns)
+        if rank is None:
+            continue
+        places.append((index, shift_ns - zero_ns))
         firsts = np.flatnonzero(np.diff(rank.epochs, prepend=-1))
         for epoch, begin_s in zip(rank.epochs[firsts].tolist(), rank.begins_s[firsts].tolist(), strict=True):
             starts[epoch] = min(starts.get(epoch, begin_s), begin_s)
-    warm = [float(rank.ends_s[~rank.measured].max()) for rank in ranks if not rank.measured.all()]
-    length_s = max(float(rank.ends_s[-1]) for rank in ranks)
-    return Timeline(ranks, len(loaded.ranks), tuple(sorted(starts.values())), max(warm, default=0.0), length_s)
+        warmup_end_s = max(warmup_end_s, float(rank.ends_s[~rank.measured].max(initial=0.0)))
+        length_s = max(length_s, float(rank.ends_s[-1]))
+    return Timeline(_Reread(loaded.ranks, places), len(loaded.ranks), tuple(sorted(starts.values())), warmup_end_s, length_s) if places else None
 
 
-def _least_sync_ns(ranks: Sequence[Trace]) -> dict[tuple[int, int], int]:
-    """The least sync time of each step over the ranks: what the sync itself costs. The rest of a rank's is its wait for the slowest."""
-    least: dict[tuple[int, int], int] = {}
-    for trace in ranks:
-        for step in trace.steps:
-            if step.kind in ("warmup", "step"):
-                sync_ns = step.release_ns - step.host_delay_ns - step.due_ns
-                key = (step.epoch, step.step)
-                least[key] = min(least.get(key, sync_ns), sync_ns)
-    return least
-
-
-def _columns(trace: Trace, least_ns: dict[tuple[int, int], int]) -> list[tuple[int, ...]]:
-    """(epoch, step, measured, begin in ns, and the parts in ns) of each step."""
-    starts = {record["epoch"]: record["start_ns"] for record in trace.of_kind("epoch_start")}
-    rows: list[tuple[int, ...]] = []
-    epoch, begin_ns = -1, 0
-    for step in trace.steps:
-        if step.kind not in ("warmup", "step") or step.epoch not in starts:
-            continue
-        if step.epoch != epoch:
-            epoch, begin_ns = step.epoch, starts[step.epoch]
-        cost_ns = least_ns[step.epoch, step.step]
-        wait_ns = step.release_ns - step.host_delay_ns - step.due_ns - cost_ns
-        parts_ns = (step.start_ns - begin_ns, step.due_ns - step.start_ns, wait_ns, cost_ns, step.host_delay_ns)
-        rows.append((epoch, step.step, step.kind == "step", begin_ns, *parts_ns))
-        begin_ns = step.release_ns
-    return rows
-
-
-def _rank_steps(rank: int, rows: Sequence[tuple[int, ...]], shift_ns: int) -> RankSteps:
-    table = np.asarray(rows, dtype=np.int64).T
-    return RankSteps(rank, table[0], table[1], table[2].astype(bool), (table[3] + shift_ns) / 1e9, table[4:] / 1e9)
+def _rank_steps(ranks: Ranks, index: int, shift_ns: int) -> RankSteps | None:
+    """The steps with work of one rank, in epochs whose start is known; None without one. What a sync takes is what it took the rank that came last in
+    that step, and the rest of a rank's is its wait for that one."""
+    trace = ranks.trace(index)
+    starts = epoch_starts(trace.others)
+    own = own_steps(trace.steps)
+    work = own.pick((own.kind != IDLE) & np.isin(own.epoch, list(starts)))
+    if not len(work):
+        return None
+    begins_ns = before_ns(work, work.release_ns, starts)
+    cost_ns = ranks.least_work_sync_ns.of(work.epoch, work.step)
+    wait_ns = work.release_ns - work.host_delay_ns - work.due_ns - cost_ns
+    parts_ns = np.stack([work.start_ns - begins_ns, work.due_ns - work.start_ns, wait_ns, cost_ns, work.host_delay_ns])
+    return RankSteps(int(trace.header["rank"]), work.epoch, work.step, work.kind == STEP, (begins_ns + shift_ns) / 1e9, parts_ns / 1e9)
 
 
 def overview(found: Timeline, with_warmup: bool = True) -> Overview:
     """The whole run in some hundred buckets. A step's parts are spread evenly over it, so that steps longer than a bucket do not look like a comb."""
-    steps = max(len(rank.steps) for rank in found.ranks)
-    buckets = min(_MAX_BUCKETS, max(_LEAST_BUCKETS, 4 * steps))
+    buckets = min(_MAX_BUCKETS, max(_LEAST_BUCKETS, 4 * found.most_steps))
     edges = np.linspace(0.0, found.length_s, buckets + 1)
     bucket_s = max(found.length_s / buckets, 1e-9)
-    shown = shown_rows(found)
+    shown = found.shown_rows
     total, waiting = np.zeros((len(PARTS), buckets)), []
     for row, rank in enumerate(found.ranks):
         spread = _spread(rank, edges, with_warmup) / bucket_s
@@ -149,25 +199,13 @@ def _spread(rank: RankSteps, edges: Floats, with_warmup: bool) -> Floats:
     return np.stack([np.diff(np.interp(edges, times, one)) for one in done])
 
 
-def shown_rows(found: Timeline) -> tuple[int, ...]:
-    """Rows of the ranks that have room: all up to MAX_RANKS, else that of the longest wait and those that waited most."""
-    if len(found.ranks) <= MAX_RANKS:
-        return tuple(range(len(found.ranks)))
-    first = longest_wait(found).row
-    most = sorted(range(len(found.ranks)), key=lambda row: (row != first, -float(found.ranks[row].parts_s[FETCH].sum()), row))
-    return tuple(sorted(most[:MAX_RANKS]))
-
-
-def longest_wait(found: Timeline) -> Wait:
-    """The measured step that lost most by itself, for data or by a late wake-up. Where none is measured, of the warm-up."""
-    best: Wait | None = None
-    for row, rank in enumerate(found.ranks):
-        counts = rank.measured if any(other.measured.any() for other in found.ranks) else np.ones(len(rank.steps), dtype=bool)
-        for part in (FETCH, HOST_DELAY):
-            waits = np.where(counts, rank.parts_s[part], -1.0)
-            index = int(waits.argmax())
-            if best is None or waits[index] > best.wait_s:
-                best = Wait(row, index, part, float(waits[index]))
+def _longer(best: Wait | None, rank: RankSteps, row: int, counts: NDArray[np.bool_]) -> Wait:
+    """The longest wait of this rank's steps that count, or the best one before it where that is as long."""
+    for part in (FETCH, HOST_DELAY):
+        waits = np.where(counts, rank.parts_s[part], -1.0)
+        index = int(waits.argmax())
+        if best is None or waits[index] > best.wait_s:
+            best = Wait(row, index, part, float(waits[index]))
     assert best is not None
     return best
 
@@ -177,7 +215,7 @@ def around(found: Timeline, wait: Wait) -> tuple[float, float]:
     rank = found.ranks[wait.row]
     end_s = float(rank.begins_s[wait.at] + rank.parts_s[: wait.part + 1, wait.at].sum())
     begins, ends = [], []
-    for row in shown_rows(found):
+    for row in found.shown_rows:
         other = found.ranks[row]
         near = min(int(np.searchsorted(other.ends_s, end_s)), len(other.steps) - 1)
         # A whole window even at the run's begin and end.

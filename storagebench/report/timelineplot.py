@@ -10,7 +10,7 @@ import numpy as np
 from storagebench.report import wording as w
 from storagebench.report.bars import PART_COLOURS
 from storagebench.report.plotstyle import BLACK, SOFT, VERMILLION, Figure, layout, six_digits, y_axis
-from storagebench.report.timeline import COMPUTE, FETCH, PARTS, Overview, Timeline, Wait, around, overview, shown_rows
+from storagebench.report.timeline import COMPUTE, FETCH, PARTS, Overview, Timeline, Wait, around, overview
 
 _ROW_PIXELS: Final = 34
 _ABOVE: Final = 92
@@ -136,7 +136,7 @@ def _note(x: float, text: str, colour: str, has_room: bool) -> Figure:
 def longest_wait_closely(found: Timeline, wait: Wait) -> Figure:
     """Every span of the steps around the longest wait, a row a rank."""
     begin_s, end_s = around(found, wait)
-    shown = shown_rows(found)
+    shown = found.shown_rows
     unit, factor = ("milliseconds", 1e3) if end_s - begin_s < 10 else ("seconds", 1.0)
     spans: dict[int, list[tuple[float, float, int, int]]] = {part: [] for part in range(len(PARTS))}
     for y, row in enumerate(shown):

@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from storagebench.records import rank_trace_path, read_trace
+from storagebench.records import rank_trace_path
+from storagebench.traces import read_trace
 
 END_WITHIN_S = 10
 

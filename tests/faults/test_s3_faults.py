@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from storagebench import s3server
-from storagebench.records import rank_trace_path, read_trace
+from storagebench.records import rank_trace_path
+from storagebench.traces import read_trace
 
 pytestmark = pytest.mark.s3
 CANARY = "CANARYsecret0123456789"

@@ -22,8 +22,14 @@ def load(run_dir: Path) -> tuple[Row, list[list[Row]], list[list[Row]]]:
 
 
 def rows_of(path: Path) -> list[Row]:
+    """The records as objects: a step stands in the file as an array, and a record of kind `columns` before it names its values."""
     lines = path.read_bytes().split(b"\n")
-    rows = [json.loads(line) for line in lines[:-1]]
+    rows: list[Row] = []
+    names: list[str] = []
+    for value in map(json.loads, lines[:-1]):
+        row = dict(zip(names, value, strict=True)) if isinstance(value, list) else value
+        names = row.get("columns", names)
+        rows.append(row)
     return rows + ([{"kind": "cut"}] if lines[-1] else [])
 
 

@@ -69,7 +69,7 @@ def _asked(run: Row, figures: list[RankFigures], hosts: list[list[Row]]) -> Row:
     whole = all(kind(each.rows, "footer") and not kind(each.rows, "cut") for each in figures) and len(figures) == plan["world_size"]
     ended = bool(finals) and not finals[0].get("failure")
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "run_id": run["run_id"],
         "status": "failed" if broke else "complete" if whole and ended else "incomplete",
         "failure": finals[0].get("failure") if finals else None,

@@ -16,9 +16,16 @@ from typing import Any
 import pytest
 
 from storagebench.checks.judge import write_summary
-from storagebench.records import rank_trace_path, read_trace
+from storagebench.records import rank_trace_path
+from storagebench.traces import read_trace
 
 INDEPENDENT = Path(__file__).parents[1] / "independent"
+STEPS = ("null", "warmup", "step", "idle")
+COLUMNS = (
+    "kind", "epoch", "step", "asked_ns", "ready_ns", "got_ns", "start_ns", "due_ns", "compute_end_ns", "release_ns", "sync_end_ns", "host_delay_ns",
+    "queue_level", "samples", "record_bytes", "handover_bytes", "storage_bytes", "retries", "errors", "verified", "spans_s", "prep_cpu_s",
+    "run_delay_s", "ids_hash", "checksum", "bad_samples",
+)  # fmt: skip
 MS = 1_000_000
 
 
@@ -165,14 +172,17 @@ class RandomRun:
 
     @staticmethod
     def write_rows(path: Path, rows: list[dict[str, Any]], cut: bool) -> None:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows) + ('{"kind":"st' if cut else ""))
+        columns = {"kind": "columns", "columns": COLUMNS}
+        values = [[row.get(name, 0) for name in COLUMNS] if row["kind"] in STEPS else row for row in [columns, *rows]]
+        lines = [json.dumps(value) for value in values]
+        path.write_text("".join(line + "\n" for line in lines) + ('["step",0,' if cut else ""))
 
     def run_json(self, run_id: str) -> dict[str, Any]:
         rng = self.rng
         settings = {"cache": rng.choice(["cold", "warm", "as-is", "direct"]), "decode": "parse", "remainder": rng.choice(["drop", "keep"]),
                     "max_steps": self.stop, "sync": "step" if self.sync else "none", "duration_s": None}  # fmt: skip
         return {
-            "schema_version": 1, "run_id": run_id, "accelerator": "x", "command_start_ns": self.begin - rng.randint(0, 10**10),
+            "schema_version": 2, "run_id": run_id, "accelerator": "x", "command_start_ns": self.begin - rng.randint(0, 10**10),
             "config": {"name": "w", "loader": {"name": rng.choice(["direct", "null"]), "num_workers": 2, "prefetch_batches": self.prefetch},
                        "train": {"batch_size": 4, "epochs": self.epochs, "au_threshold": 0.9}, "run": settings},
             "plan": {"compute_time_s": self.compute / 1e9, "world_size": self.world, "prefetch_batches": self.prefetch},

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from storagebench.records import rank_trace_path, read_trace
+from storagebench.records import rank_trace_path
+from storagebench.traces import read_trace
 
 
 def arguments(dataset: str, results: Path, ranks: int, *more: str) -> list[str]:

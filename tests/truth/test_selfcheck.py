@@ -27,10 +27,11 @@ from storagebench.loaders.null import NullLoader
 from storagebench.manifest import Dataset
 from storagebench.model.closed_forms import pipelined
 from storagebench.protocols import Batch, LoaderCounters
-from storagebench.records import rank_traces, read_trace
+from storagebench.records import rank_traces
 from storagebench.sampling import EpochPlan, plan_by_sample
 from storagebench.storage import open_store
 from storagebench.storage.shaped import jitter_ns
+from storagebench.traces import read_trace
 from storagebench.workload import Workload
 
 _spec = importlib.util.spec_from_file_location("fake_worlds", Path(__file__).parents[1] / "unit" / "test_known_answers_fake_clock.py")

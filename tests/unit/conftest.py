@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from storagebench.checks.judge import judge_records
-from storagebench.records import StepRecord, Trace
+from storagebench.ranks import Ranks
+from storagebench.records import STEP_COLUMNS, StepRecord, step_line
 from storagebench.report.load import LoadedRun
+from storagebench.traces import Steps, Trace
 from storagebench.workload import Workload
 
 MS = 1_000_000
@@ -55,9 +57,9 @@ def make_run(s: Scenario) -> LoadedRun:
     run = _run_dict(s)
     rng = random.Random(s.run_id)
     waits = [[_wait_ns(s, rng) for _ in range(s.world_size)] for _ in range(s.steps * s.epochs)]
-    ranks = [_rank_trace(s, rank, waits) for rank in range(s.world_size)]
+    ranks = Ranks(run, [_rank_trace(s, rank, waits) for rank in range(s.world_size)])
     hosts = [_host_trace(s)]
-    return LoadedRun(Path("/results") / s.run_id, run, judge_records(run, ranks, hosts), tuple(ranks), tuple(hosts))
+    return LoadedRun(Path("/results") / s.run_id, run, judge_records(run, ranks, hosts), ranks, tuple(hosts))
 
 
 def _wait_ns(s: Scenario, rng: random.Random) -> int:
@@ -74,7 +76,7 @@ def _run_dict(s: Scenario) -> dict[str, Any]:
     }
     record_bytes = num_samples * RECORD_BYTES
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "run_id": s.run_id,
         "command": ["storagebench", "run", "quick", "--data-dir", s.root],
         "command_start_ns": START_NS - 2500 * MS,
@@ -131,7 +133,7 @@ def _rank_trace(s: Scenario, rank: int, waits: list[list[int]]) -> Trace:
         steps[-1] = replace(steps[-1], errors=s.corrupt if rank == 0 else 0, bad_samples=bad if rank == 0 else ())
     if s.complete:
         others.append({"kind": "footer", "steps": len(steps), "samples": 0})
-    return Trace(header, tuple(steps), tuple(others), not s.complete)
+    return Trace(header, Steps.of(steps), tuple(others), not s.complete)
 
 
 def _step(s: Scenario, epoch: int, number: int, asked_ns: int, waits: list[int], rank: int) -> StepRecord:
@@ -202,7 +204,7 @@ def _host_trace(s: Scenario) -> Trace:
     base = {"device_read_bytes": 0, "cpu_user_s": 0.0, "cpu_system_s": 0.0, "cpu_steal_s": 0.0, "rss_bytes": 700 * 10**6}
     samples = [{"kind": "host", "monotonic_ns": START_NS + index * 10**9, **base} for index in range(3)]
     end = [{"kind": "end", "exit_code": 0, "failed_rank": None, "failure": None}] if s.complete else []
-    return Trace({"kind": "header", "host": s.host}, (), (*samples, *end), False)
+    return Trace({"kind": "header", "host": s.host}, Steps.of(()), (*samples, *end), False)
 
 
 def write_run(results: Path, loaded: LoadedRun) -> Path:
@@ -210,10 +212,11 @@ def write_run(results: Path, loaded: LoadedRun) -> Path:
     run_dir = results / str(loaded.run["run_id"])
     (run_dir / "trace").mkdir(parents=True)
     (run_dir / "run.json").write_text(json.dumps(loaded.run))
-    for name, traces in (("rank", loaded.ranks), ("host", loaded.hosts)):
+    for name, traces in (("rank", loaded.ranks.traces()), ("host", loaded.hosts)):
         for index, trace in enumerate(traces):
-            rows = [trace.header, *trace.others, *(step.as_dict() for step in trace.steps)]
-            (run_dir / "trace" / f"{name}-{index:05d}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            rows = [trace.header, *trace.others, {"kind": "columns", "columns": STEP_COLUMNS}]
+            lines = [*((json.dumps(row) + "\n").encode() for row in rows), *map(step_line, trace.steps)]
+            (run_dir / "trace" / f"{name}-{index:05d}.jsonl").write_bytes(b"".join(lines))
     return run_dir
 
 

@@ -13,7 +13,7 @@ from storagebench.errors import UsageError
 from storagebench.metrics import summarise
 from storagebench.probe.ceiling import ceiling_group
 from storagebench.protocols import StoreSpec
-from storagebench.records import Trace
+from storagebench.traces import Steps, Trace
 
 SECOND_NS = 10**9
 WHOLE = {"config": {"run": {"max_steps": None, "duration_s": None}}}
@@ -27,7 +27,7 @@ def host(*rates: float) -> Trace:
         {"kind": "ceiling", "when": when, "begin_ns": 0, "monotonic_ns": 3 * SECOND_NS, "bytes_per_s": rate}
         for when, rate in zip(("before", "after"), rates, strict=False)
     ]
-    return Trace({"kind": "header", "host": "node-1"}, (), tuple(records), False)
+    return Trace({"kind": "header", "host": "node-1"}, Steps.of(()), tuple(records), False)
 
 
 def figures(*rates: float, delivered: float | None = 80.0, storage: int | None = 200) -> tuple[Any, Any, Any]:

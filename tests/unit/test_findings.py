@@ -12,7 +12,9 @@ import pytest
 from storagebench.checks.case import ERROR, WARNING, Case
 from storagebench.checks.findings import NOT_WRITTEN, RULES, Rule, find
 from storagebench.checks.judge import attributed
-from storagebench.records import StepRecord, Trace, config_digest
+from storagebench.ranks import Ranks
+from storagebench.records import StepRecord, config_digest
+from storagebench.traces import Steps, Trace
 
 MS = 1_000_000
 
@@ -28,7 +30,7 @@ class Draft:
 
     def case(self) -> Case:
         digest = config_digest(self.run["config"])
-        ranks = [trace._replace(header={"config_digest": digest, **trace.header}) for trace in self.ranks]
+        ranks = Ranks(self.run, [trace._replace(header={"config_digest": digest, **trace.header}) for trace in self.ranks])
         return Case(self.run, {**attributed(self.run, ranks, self.hosts), **self.patch}, ranks, self.hosts)
 
     def header(self, rank: int, **fields: Any) -> None:
@@ -42,7 +44,7 @@ class Draft:
 
     def steps(self, rank: int, change: Callable[[StepRecord], StepRecord]) -> None:
         trace = self.ranks[rank]
-        self.ranks[rank] = trace._replace(steps=tuple(step if step.kind == "null" else change(step) for step in trace.steps))
+        self.ranks[rank] = trace._replace(steps=Steps.of(step if step.kind == "null" else change(step) for step in trace.steps))
 
     def host(self, **fields: Callable[[int, Any], Any]) -> None:
         """Change the samples of the host; each function is given the index and the old value."""
@@ -178,7 +180,7 @@ def unknown_server(draft: Draft) -> None:
 def slow_null_run(draft: Draft) -> None:
     for rank, trace in enumerate(draft.ranks):
         steps = [replace(step, sync_end_ns=step.sync_end_ns + step.step * 10 * MS) if step.kind == "null" else step for step in trace.steps]
-        draft.ranks[rank] = trace._replace(steps=tuple(steps))
+        draft.ranks[rank] = trace._replace(steps=Steps.of(steps))
 
 
 def parquet_without_ranges(draft: Draft) -> None:
@@ -285,7 +287,7 @@ def _complete(loaded: Any) -> Draft:
     run = copy.deepcopy(dict(loaded.run))
     header = {"run_id": run["run_id"], "version": run["versions"]["storagebench"], "dataset_digest": run["dataset"]["digest"]}
     dataset = {"kind": "dataset", "digest": run["dataset"]["digest"]}
-    ranks = [trace._replace(header={**trace.header, **header}, others=(dataset, *trace.others)) for trace in loaded.ranks]
+    ranks = [trace._replace(header={**trace.header, **header}, others=(dataset, *trace.others)) for trace in loaded.ranks.traces()]
     begin, end = ranks[0].header["monotonic_ns"], ranks[0].steps[-1].sync_end_ns
     wall = ranks[0].header["wall_ns"] - begin
     names = {"cpu_user_s": 0.8, "cpu_system_s": 0.2, "cpu_idle_s": 0.9, "cpu_iowait_s": 0.095, "cpu_steal_s": 0.005}

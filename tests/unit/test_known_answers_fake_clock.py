@@ -15,8 +15,10 @@ from storagebench.checks.judge import judge_records
 from storagebench.clock import FakeClock
 from storagebench.engine import Engine, EngineJob
 from storagebench.protocols import Batch, LoaderCounters
-from storagebench.records import TraceWriter, read_trace
+from storagebench.ranks import Ranks
+from storagebench.records import TraceWriter
 from storagebench.sampling import EpochPlan
+from storagebench.traces import TraceFiles
 from storagebench.world import Place
 
 C_NS = 100_000_000
@@ -145,8 +147,8 @@ def run(tmp_path: Path, loaders: Sequence[Any], clocks: Sequence[FakeClock], *, 
     for thread in threads:
         thread.join()
     assert not failures, failures
-    traces = [read_trace(tmp_path / f"rank-{rank:05d}.jsonl") for rank in range(len(loaders))]
-    return judge_records(run_json(len(loaders), epochs, prefetch, max_steps), traces, [])
+    record = run_json(len(loaders), epochs, prefetch, max_steps)
+    return judge_records(record, Ranks(record, TraceFiles([tmp_path / f"rank-{rank:05d}.jsonl" for rank in range(len(loaders))])), [])
 
 
 def run_json(world_size: int, epochs: int, prefetch: int, max_steps: int | None) -> dict[str, Any]:

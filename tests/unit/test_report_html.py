@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 from storagebench.errors import UsageError
+from storagebench.ranks import Ranks
 from storagebench.report import bars, curves
 from storagebench.report.html import as_html
 from storagebench.report.load import LoadedRun
 from storagebench.report.plotstyle import labels
 from storagebench.report.provenance import provenance, without_secrets
 from storagebench.report.series import MAX_POINTS, fetch_distribution, throughput
+from storagebench.traces import Steps
 
 Make = Callable[..., LoadedRun]
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>&\"'"
@@ -173,11 +175,11 @@ def test_hosts_are_put_on_one_clock(report_make: Make) -> None:
     """Two hosts booted an hour apart: their monotonic stamps differ by that, their wall clocks do not."""
     loaded = report_make(world_size=2, stalled=0.0)
     apart_ns = 3600 * 10**9
-    late = loaded.ranks[1]
+    early, late = loaded.ranks.traces()
     header = {**late.header, "host": "node-2", "monotonic_ns": late.header["monotonic_ns"] + apart_ns}
-    steps = tuple(replace(step, asked_ns=step.asked_ns + apart_ns, sync_end_ns=step.sync_end_ns + apart_ns) for step in late.steps)
+    steps = Steps.of(replace(step, asked_ns=step.asked_ns + apart_ns, sync_end_ns=step.sync_end_ns + apart_ns) for step in late.steps)
     others = tuple({**record, "start_ns": record["start_ns"] + apart_ns} if "start_ns" in record else record for record in late.others)
-    two_hosts = replace(loaded, ranks=(loaded.ranks[0], late._replace(header=header, steps=steps, others=others)))
+    two_hosts = replace(loaded, ranks=Ranks(loaded.run, [early, late._replace(header=header, steps=steps, others=others)]))
     one, two = throughput(loaded), throughput(two_hosts)
     assert one is not None and two is not None
     assert two.bytes_per_s == pytest.approx(one.bytes_per_s, rel=1e-3)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from storagebench.ranks import Ranks
 from storagebench.report import timelineplot
 from storagebench.report import wording as w
 from storagebench.report.load import LoadedRun
@@ -21,11 +22,10 @@ from storagebench.report.timeline import (
     RankSteps,
     Timeline,
     around,
-    longest_wait,
     overview,
-    shown_rows,
     timeline,
 )
+from storagebench.traces import Steps
 
 Make = Callable[..., LoadedRun]
 
@@ -43,7 +43,7 @@ def _made(waits_s: list[list[float]], compute_s: float = 0.01) -> Timeline:
 
 
 def _drawn(found: Timeline) -> tuple[dict[str, Any], dict[str, Any]]:
-    wait = longest_wait(found)
+    wait = found.longest_wait
     return timelineplot.whole_run(found, wait), timelineplot.longest_wait_closely(found, wait)
 
 
@@ -80,7 +80,7 @@ def test_the_longest_wait_is_the_one_that_the_summary_has(report_make: Make) -> 
     loaded = report_make(world_size=3)
     found = timeline(loaded)
     assert found is not None
-    wait = longest_wait(found)
+    wait = found.longest_wait
     assert wait.part == FETCH and wait.wait_s == pytest.approx(loaded.summary["fetch_quantiles_s"]["max"])
     begin_s, end_s = around(found, wait)
     at_s = float(found.ranks[wait.row].begins_s[wait.at])
@@ -92,13 +92,13 @@ def test_the_longest_wait_is_the_one_that_the_summary_has(report_make: Make) -> 
 def test_a_late_wake_up_can_be_the_longest_wait(report_make: Make) -> None:
     found = timeline(report_make(stalled=0.0, host_ms=30.0))
     assert found is not None
-    assert longest_wait(found).part == HOST_DELAY
+    assert found.longest_wait.part == HOST_DELAY
 
 
 def test_ranks_that_go_on_alone_do_not_flood_the_close_plot() -> None:
     """One waits 10 s while the other makes a thousand steps."""
     found = _made([[0.0] * 50 + [10.0] + [0.0] * 50, [0.0] * 1100])
-    wait = longest_wait(found)
+    wait = found.longest_wait
     assert (wait.row, wait.at, wait.wait_s) == (0, 50, 10.0)
     begin_s, end_s = around(found, wait)
     assert begin_s < 10.5 < end_s and end_s - begin_s < 1.0
@@ -109,8 +109,8 @@ def test_ranks_that_go_on_alone_do_not_flood_the_close_plot() -> None:
 def test_of_many_ranks_those_that_wait_most_are_shown(report_make: Make) -> None:
     found = timeline(report_make(world_size=12, steps=60))
     assert found is not None
-    shown = shown_rows(found)
-    assert len(shown) == MAX_RANKS and list(shown) == sorted(shown) and longest_wait(found).row in shown
+    shown = found.shown_rows
+    assert len(shown) == MAX_RANKS and list(shown) == sorted(shown) and found.longest_wait.row in shown
     waited = [float(rank.parts_s[FETCH].sum()) for rank in found.ranks]
     left_out = [row for row in range(12) if row not in shown]
     assert sum(min(waited[row] for row in left_out) > waited[other] for other in shown) <= 1
@@ -132,12 +132,12 @@ def test_hosts_are_put_on_one_clock(report_make: Make) -> None:
     """Two hosts booted an hour apart: their monotonic stamps differ by that, their wall clocks do not."""
     loaded = report_make(world_size=2)
     apart_ns = 3600 * 10**9
-    late = loaded.ranks[1]
+    early, late = loaded.ranks.traces()
     header = {**late.header, "host": "node-2", "monotonic_ns": late.header["monotonic_ns"] + apart_ns}
     stamps = ("asked_ns", "got_ns", "start_ns", "due_ns", "compute_end_ns", "release_ns", "sync_end_ns")
-    steps = tuple(replace(step, **{name: getattr(step, name) + apart_ns for name in stamps}) for step in late.steps)
+    steps = Steps.of(replace(step, **{name: getattr(step, name) + apart_ns for name in stamps}) for step in late.steps)
     others = tuple({**record, "start_ns": record["start_ns"] + apart_ns} if "start_ns" in record else record for record in late.others)
-    one, two = timeline(loaded), timeline(replace(loaded, ranks=(loaded.ranks[0], late._replace(header=header, steps=steps, others=others))))
+    one, two = timeline(loaded), timeline(replace(loaded, ranks=Ranks(loaded.run, [early, late._replace(header=header, steps=steps, others=others)])))
     assert one is not None and two is not None
     assert two.length_s == pytest.approx(one.length_s, abs=1e-3)
     assert overview(two).shares == pytest.approx(overview(one).shares, abs=1e-2)
