@@ -1,7 +1,8 @@
 """`generate` against the disk's own write speed: fio's best sequential write and `dd`, and with --dlio the generation of DLIO 2.0.0 with two processes.
 
 Sides write as many bytes to new files in the same folder, in pairs in alternating order, the first pair dropped, the reference against itself beside it;
-what a pass wrote is removed before the next, which begins when the file system is synced. fio's setting is chosen in a pass of its own over buffered or
+what a pass wrote is removed before the next, which begins when the file system is synced (but many small files only at the end: ext4 without a journal
+does not use an inode again for a while, and the search for others then takes most of a core). fio's setting is chosen in a pass of its own over buffered or
 direct x engine x jobs x depth, with fsync at the end; `dd` writes zeros with O_DIRECT and fsync. All of ours is on the disk when it ends; what DLIO made
 is not. Ours is timed twice in one run: the whole command, and its generation phase.
 
@@ -102,15 +103,19 @@ FIO_SETTINGS = (
 
 
 class Side:
-    """Passes that write below a folder of their own, which is gone (and the file system synced) before each begins."""
+    """Passes that write below a folder of their own each, which is gone before the next begins."""
 
     def __init__(self, place: Path) -> None:
         self._place, self._numbers = place, count()
 
-    def pass_of(self, write: Callable[[Path], Pass]) -> Pass:
+    def pass_of(self, write: Callable[[Path], Pass], keep: bool = False) -> Pass:
+        """With `keep` what it wrote stays until `place` goes."""
         os.sync()
         time.sleep(SETTLE_S)
-        with tempfile.TemporaryDirectory(prefix=f"pass{next(self._numbers)}-", dir=self._place) as folder:
+        prefix = f"pass{next(self._numbers)}-"
+        if keep:
+            return write(Path(tempfile.mkdtemp(prefix=prefix, dir=self._place)))
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=self._place) as folder:
             return write(Path(folder))
 
 
@@ -126,7 +131,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -
 
 
 class Ours:
-    """Passes of `generate`. `whole` of a pass is kept until the other side's turn is over."""
+    """Passes of `generate`: `phase` gives the rate of the generation phase, and the whole commands' are kept in `whole`."""
 
     def __init__(self, side: Side, cell: Cell, num_bytes: int) -> None:
         self._side, self._cell, self._num_samples = side, cell, cell.num_samples(num_bytes)
@@ -134,7 +139,7 @@ class Ours:
 
     def phase(self) -> Pass:
         """Bytes per second of the generation phase; that of the whole command goes to `whole`."""
-        return self._side.pass_of(self._write)
+        return self._side.pass_of(self._write, keep=self._cell is SMALL)
 
     def _write(self, folder: Path) -> Pass:
         cell = self._cell
