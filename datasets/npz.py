@@ -1,14 +1,16 @@
 """Format `npz`: one uncompressed NumPy zip archive a sample, with `x.npy` (uint8, the record) and `y.npy` (int64, the label).
 
 Written in one forward pass and read by structure: bytes in, bytes out, no I/O. The data of x starts at a multiple of 64 bytes.
+CRC-32 is ISA-L's: 30 GB/s here, where zlib's 4 GB/s was a third of what making a record costs.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from isal.isal_zlib import crc32
 
 from storagebench.datasets.npyheader import ALIGNMENT_BYTES, npy_data, npy_header
 from storagebench.datasets.single import only_record
@@ -69,7 +71,7 @@ class _Archive:
 
     def add(self, name: str, header: bytes, data: memoryview) -> int:
         """Add a member of header + data; the file offset of data, aligned to 64 bytes when the header is."""
-        size, checksum, start = len(header) + len(data), zlib.crc32(data, zlib.crc32(header)), self._position
+        size, checksum, start = len(header) + len(data), crc32(data, crc32(header)), self._position
         big = size >= _MAX_32
         zip64 = struct.pack("<2H2Q", _ZIP64_ID, 16, size, size) if big else b""
         extra = zip64 + _padding(start + _LOCAL.size + len(name) + len(zip64))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
 from storagebench.errors import DatasetError
 from storagebench.protocols import Record, Sink
 
 _BLOCK = tarfile.BLOCKSIZE
+# Bytes of a header block that hold the size and the checksum, as octal digits.
+_SIZE_FIELD, _CHECKSUM_FIELD = slice(124, 135), slice(148, 154)
 _SUFFIX = re.compile(r"[a-z0-9_]{1,16}")
 
 
@@ -53,11 +56,30 @@ def _plain_suffix(record: Record) -> str:
 
 
 def _header(name: str, num_bytes: int) -> bytes:
-    """One header block: ustar, with a binary size where the member is over 8 GiB (GNU)."""
+    """One header block as `tarfile` makes it, at a tenth of its cost: ustar, with a binary size where the member is over 8 GiB (GNU)."""
+    if num_bytes >= 8**11:
+        return _made_by_tarfile(name, num_bytes, tarfile.GNU_FORMAT)
+    fixed, checksum = _fixed_fields()
+    block, name_field, size_field = bytearray(fixed), name.encode("ascii"), b"%011o" % num_bytes
+    block[: len(name_field)] = name_field
+    block[_SIZE_FIELD] = size_field
+    block[_CHECKSUM_FIELD] = b"%06o" % (checksum + sum(name_field) + sum(size_field))
+    return bytes(block)
+
+
+@cache
+def _fixed_fields() -> tuple[bytes, int]:
+    """The header of no name and no size, and the sum of its bytes, in which the checksum counts as 8 spaces."""
+    block = bytearray(_made_by_tarfile("", 0, tarfile.USTAR_FORMAT))
+    block[_SIZE_FIELD] = bytes(11)
+    return bytes(block), sum(block[:148]) + 8 * ord(" ") + sum(block[156:])
+
+
+def _made_by_tarfile(name: str, num_bytes: int, version: Literal[0, 1]) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = num_bytes
     info.mode = 0o644
-    return info.tobuf(tarfile.GNU_FORMAT if num_bytes >= 8**11 else tarfile.USTAR_FORMAT, "ascii", "strict")
+    return info.tobuf(version, "ascii", "strict")
 
 
 def _fill(num_bytes: int) -> bytes:

@@ -30,10 +30,14 @@ from storagebench.workload import Workload
 __all__ = ["Problem", "Progress", "generate", "import_dataset", "verify"]
 
 Progress = Callable[[int, int], None]
-# Threads hold a record each; this bounds what a build with the default number of threads takes for them.
+# Threads hold a record each and what the store keeps of an open object (a part of 16 MiB on S3); this bounds all of it, with the default number of threads.
 _DEFAULT_MEMORY_BYTES = 2**30
-# fsync waits overlap well past the number of cores.
-_LEAST_THREADS, _MOST_THREADS = 4, 16
+_STORE_BYTES_PER_THREAD = 16 * 2**20
+# What is summed up is copied next, out of the processor's cache.
+_PIECE_BYTES = 2**18
+# A thread makes a record or waits for the device, so there are more of them than cores: small files wait for an fsync each, large ones for 4 MiB at a time.
+_LEAST_THREADS, _LEAST_THREADS_SMALL, _MOST_THREADS = 8, 16, 64
+_SMALL_BYTES = 2**20
 
 
 def generate(workload: Workload, store: Store, *, num_threads: int = 0, progress: Progress | None = None) -> Dataset:
@@ -160,8 +164,9 @@ def _format_encoder(form: Format) -> dict[str, str]:
 
 def _default_threads(longest_record: int) -> int:
     cores = len(os.sched_getaffinity(0))
-    by_memory = max(1, _DEFAULT_MEMORY_BYTES // max(1, longest_record))
-    return min(max(cores, _LEAST_THREADS), by_memory, _MOST_THREADS)
+    by_memory = max(1, _DEFAULT_MEMORY_BYTES // (longest_record + _STORE_BYTES_PER_THREAD))
+    least = _LEAST_THREADS_SMALL if longest_record <= _SMALL_BYTES else _LEAST_THREADS
+    return min(max(cores, least), by_memory, _MOST_THREADS)
 
 
 class _Writer:
@@ -205,8 +210,10 @@ class _CountingSink:
 
     def write(self, data: Any, /) -> int:
         view = memoryview(data).cast("B")
-        self._sink.write(view)
-        self.crc32c = crc32c(view, self.crc32c)
+        for start in range(0, len(view), _PIECE_BYTES):
+            piece = view[start : start + _PIECE_BYTES]
+            self.crc32c = crc32c(piece, self.crc32c)
+            self._sink.write(piece)
         self.num_bytes += len(view)
         return len(view)
 

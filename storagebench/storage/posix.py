@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,11 +17,11 @@ from typing import Any, BinaryIO
 from storagebench.errors import DatasetError, StorageError, UsageError, did_you_mean
 from storagebench.protocols import Extent, IOCounters, ObjectInfo, StoreSpec
 from storagebench.storage.buffers import ALIGNMENT_BYTES, address_of, aligned_buffer
+from storagebench.storage.posix_write import FileWriter, final_name
 
 RWF_DONTCACHE = 0x80
 IO_MODES = ("buffered", "direct", "dontcache")
 _BOUNCE_BYTES = 1 << 20
-_TEMP_MARK = ".part-"
 
 
 class PosixStore:
@@ -39,6 +38,7 @@ class PosixStore:
         if self.io not in IO_MODES:
             raise UsageError(f"storage option io is {self.io!r}", did_you_mean(self.io, list(IO_MODES)))
         self._root = spec.root
+        self._writer = FileWriter()
         self._lock = threading.Lock()
         self._counters = [0, 0]
         self._bounce = threading.local()
@@ -113,32 +113,20 @@ class PosixStore:
 
     @contextmanager
     def create(self, key: str) -> Iterator[Any]:
-        final = Path(self.path(key))
-        temp = final.with_name(f".{final.name}{_TEMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
-        done = False
         try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            with open(temp, "xb", buffering=0) as file:
-                yield _FullWriter(file)
-                os.fsync(file.fileno())
-            os.rename(temp, final)
-            done = True
-            _fsync_folder(final.parent)
+            with self._writer.create(Path(self.path(key))) as sink:
+                yield sink
         except OSError as error:
             raise self.explain(error, key, "write") from None
-        finally:
-            if not done:
-                temp.unlink(missing_ok=True)
 
     def temporaries(self, keys: Iterable[str]) -> Iterator[str]:
         """Left-over temporary keys of killed writers, of these final keys only; safe to delete when no writer is alive."""
         wanted = set(keys)
         for info in self.list():
             folder, _, name = info.key.rpartition("/")
-            if name.startswith(".") and _TEMP_MARK in name:
-                final = name[1 : name.rindex(_TEMP_MARK)]
-                if (f"{folder}/{final}" if folder else final) in wanted:
-                    yield info.key
+            final = final_name(name)
+            if final is not None and (f"{folder}/{final}" if folder else final) in wanted:
+                yield info.key
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -154,7 +142,8 @@ class PosixStore:
             return IOCounters(self._counters[0], self._counters[1])
 
     def close(self) -> None:
-        """Nothing stays open between calls."""
+        """Nothing stays open between calls; what writing keeps for its next file is given back."""
+        self._writer.close()
 
     def count(self, num_bytes: int, requests: int) -> None:
         """Add to the counters what was read through `open_file`."""
@@ -240,20 +229,6 @@ class PosixStore:
         return StorageError(f"cannot {action} {name}: {error.strerror}", "check the path, its permissions and the device")
 
 
-class _FullWriter:
-    """Writes all of what it is given: a raw file may take less."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def write(self, data: Any, /) -> int:
-        view = memoryview(data).cast("B")
-        done = 0
-        while done < len(view):
-            done += self._file.write(view[done:])
-        return done
-
-
 def takes_odirect(path: str) -> bool:
     """Whether this file can be read with O_DIRECT; False also where it is not there."""
     try:
@@ -267,11 +242,3 @@ def takes_odirect(path: str) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-def _fsync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

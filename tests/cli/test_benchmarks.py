@@ -161,3 +161,15 @@ def test_loaders_vs_plain_compares_each_loader_with_its_library(tmp_path: Path) 
     for case in found:
         assert len(case["ratios"]) == 1
         assert case["ours"][0]["samples"] == case["plain"][0]["samples"] > 0
+
+
+def test_generation_in_small(tmp_path: Path) -> None:
+    need("fio")
+    command = [sys.executable, str(FOLDER / "generation.py"), "--folder", str(tmp_path / "disk"), "--json", str(tmp_path / "all.json"), "--smoke"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    found = {row["name"]: row for row in json.loads((tmp_path / "all.json").read_text())}
+    for name in ("npz of 20 MB", "webdataset of 115 KB, 500 a shard"):
+        phase, whole = found[f"{name}, generation phase"], found[f"{name}, whole command"]
+        assert phase["ours"][0]["rate"] > whole["ours"][0]["rate"] > 0 and phase["theirs"] == whole["theirs"]
+    assert list((tmp_path / "disk").iterdir()) == [], "what was written is removed"

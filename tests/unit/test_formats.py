@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import tarfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storagebench.datasets.decode import decode_full
-from storagebench.datasets.image import MIN_JPEG_BYTES, decode_jpeg, synthetic_jpeg
+from storagebench.datasets.image import MIN_JPEG_BYTES, _stretched, decode_jpeg, synthetic_jpeg
 from storagebench.datasets.jpeg import JpegFormat, RawFormat, jpeg_size
 from storagebench.datasets.npy import NpyFormat
 from storagebench.datasets.npyheader import npy_data
 from storagebench.datasets.npz import NpzFormat, _Archive, _first_member
 from storagebench.datasets.parquet import ParquetFormat, row_checksums, row_checksums_of_damaged, row_group_records
 from storagebench.datasets.payload import PayloadGenerator
-from storagebench.datasets.webdataset import WebDatasetFormat
+from storagebench.datasets.webdataset import WebDatasetFormat, _header
 from storagebench.errors import DatasetError, UsageError
 from storagebench.protocols import Format, Record
 from storagebench.registry import FORMATS, open_format
@@ -159,6 +160,14 @@ def test_tar_members_have_plain_names(suffix: str) -> None:
         WebDatasetFormat().write_shard(io.BytesIO(), [Record(1, memoryview(b"abc"), 0, suffix)], {})
 
 
+@given(st.integers(0, 10**13), st.sampled_from(["bin", "cls", "jpg", "a" * 16]), st.integers(0, 8**11 + 5))
+def test_tar_headers_are_those_of_the_standard_library(sample_id: int, suffix: str, num_bytes: int) -> None:
+    info = tarfile.TarInfo(f"{sample_id:012d}.{suffix}")
+    info.size, info.mode = num_bytes, 0o644
+    expected = info.tobuf(tarfile.GNU_FORMAT if num_bytes >= 8**11 else tarfile.USTAR_FORMAT, "ascii", "strict")
+    assert _header(info.name, num_bytes) == expected
+
+
 class _Vast:
     """Stands for a payload over 4 GiB without its memory."""
 
@@ -178,7 +187,7 @@ def test_npz_over_4_gib_has_64_bit_fields(monkeypatch: pytest.MonkeyPatch) -> No
             if not isinstance(data, _Vast):
                 parts.append(bytes(data))
 
-    monkeypatch.setattr("storagebench.datasets.npz.zlib.crc32", lambda data, value=0: 7)
+    monkeypatch.setattr("storagebench.datasets.npz.crc32", lambda data, value=0: 7)
     archive = _Archive(Sink())
     size = 5 * 2**30
     offset = archive.add("x.npy", b"h" * 128, _Vast(size))  # type: ignore[arg-type]
@@ -309,6 +318,16 @@ def test_synthetic_jpegs_have_the_exact_length_and_are_images(num_bytes: int) ->
     if num_bytes > 20_000:
         bits_per_pixel = num_bytes * 8 / (width * height)
         assert 3.5 < bits_per_pixel < 4.9 and 5 < float(pixels.std()) < 100
+
+
+@pytest.mark.parametrize("width", [16, 33 * 16, 64 * 16])
+def test_fields_are_stretched_as_pillow_resizes(width: int) -> None:
+    from PIL import Image
+
+    for height in (*range(16, 1040, 16), 4096):
+        field = np.frombuffer(PayloadGenerator(height).payload(width, 64), np.uint8).reshape(8, 8)
+        expected = Image.fromarray(field).resize((width, height), Image.Resampling.BILINEAR)
+        assert np.array_equal(_stretched(field, width, height), np.asarray(expected)), height
 
 
 def test_a_long_comment_is_cut_and_stamped() -> None:
