@@ -214,10 +214,11 @@ def _times(run: Mapping[str, Any], ranks: Sequence[Trace], windows: Sequence[Ran
     costs_ns = _sync_costs_ns(ranks)
     waits_ns = [sum(epoch.sync_ns for epoch in window.epochs) - costs_ns for window in windows]
     null_s = max((_null_span_s(trace) for trace in ranks), default=0.0)
+    null_first = bool(starts) and any(step.kind == "null" and step.asked_ns < min(starts) for trace in ranks for step in trace.steps[:1])
     return {
         "wall_s": wall_s,
         "harness_s": None if wall_s is None else max(0.0, wall_s - epochs_s),
-        "startup_s": (min(starts) - run["command_start_ns"]) / 1e9 - null_s - probe_s if starts else None,
+        "startup_s": (min(starts) - run["command_start_ns"]) / 1e9 - (null_s if null_first else 0.0) - probe_s if starts else None,
         "null_s": null_s,
         "time_to_first_batch_s": max(first for first in firsts if first is not None) if any(first is not None for first in firsts) else None,
         "window_s": max((window.length_ns for window in windows), default=0) / 1e9,
@@ -320,11 +321,12 @@ def _proof(ranks: Sequence[Trace]) -> Summary:
 
 
 def _per_rank(trace: Trace, window: RankWindow) -> Summary:
+    last = next((step.step for step in reversed(trace.steps) if step.kind != "null"), None)
     return {
         "rank": trace.header.get("rank"),
         "host": trace.header.get("host"),
         "steps": window.steps,
-        "last_step": trace.steps[-1].step if trace.steps and trace.steps[-1].kind != "null" else None,
+        "last_step": last,
         "samples": sum(step.samples for step in _work_steps(trace)),
         "au_nominal": window.au_nominal,
         "au_uncorrected": window.au_uncorrected,

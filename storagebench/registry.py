@@ -40,6 +40,7 @@ class LoaderInfo:
     """A loader's row: `unit` is what it shards over ranks, `own_io` that a library reads, so that our store does not see the bytes.
 
     `least_decode` is the level below which the library cannot stop. `s3_client` is the client it uses on S3 when the user names none.
+    `shares_process`: several of it may run side by side in one process (threads at most, no state of the process changed, LoadJob.counts_process kept).
     """
 
     entry: str
@@ -55,6 +56,7 @@ class LoaderInfo:
     least_decode: str = "none"
     s3_client: str = "obstore"
     why_formats: str = ""
+    shares_process: bool = False
     api: int = API_VERSION
 
 
@@ -76,6 +78,7 @@ LOADERS: dict[str, LoaderInfo] = {
         "sample",
         "hands over ready batches and reads nothing: the harness's own limit",
         "none",
+        shares_process=True,
     ),
     "files": LoaderInfo(
         "storagebench.loaders.files:FilesLoader",
@@ -137,6 +140,7 @@ LOADERS: dict[str, LoaderInfo] = {
         "threads",
         odirect=True,
         why_formats="reads records at known byte offsets",
+        shares_process=True,
     ),
 }
 

@@ -99,6 +99,9 @@ class RunSpec(_Frozen):
 
     accelerator: str = _option("", "--accelerator", "whose compute time is emulated (see `storagebench list accelerators`)")
     num_accelerators: int = _option(1, "--num-accelerators", "emulated accelerators (ranks) on this host", ge=1, le=100_000)
+    accelerators_per_process: int = _option(
+        1, "--accelerators-per-process", "accelerators that share one process, for loaders that allow it (null, direct)", ge=1, le=100_000
+    )
     compute_time_s: Seconds | None = _option(None, "--compute-time", "seconds of compute per step, instead of the accelerator's")
     max_steps: int | None = _option(None, "--max-steps", "stop after so many steps in all (warm-up included)", ge=1)
     duration_s: Seconds | None = _option(None, "--duration", "stop at the first step end after this time (warm-up included)")

@@ -154,6 +154,7 @@ def _times(run: Row, figures: list[RankFigures], ends: list[Row], probed: list[R
         inside_s += (max(closes) - min(opens)) / NS if opens and closes else 0.0
     firsts = [each.first_batch_s for each in figures if each.first_batch_s is not None]
     null_s = max((each.null_ns for each in figures), default=0) / NS
+    null_first = any(each.null and began and each.null[0]["asked_ns"] < min(began) for each in figures)
     syncs: dict[tuple[int, int], list[int]] = {}
     for each in figures:
         for row in kind(each.rows, "step"):
@@ -165,7 +166,7 @@ def _times(run: Row, figures: list[RankFigures], ends: list[Row], probed: list[R
     return {
         "wall_s": wall_s,
         "harness_s": None if wall_s is None else max(0.0, wall_s - inside_s),
-        "startup_s": (min(began) - run["command_start_ns"]) / NS - null_s - probing_s if began else None,
+        "startup_s": (min(began) - run["command_start_ns"]) / NS - null_first * null_s - probing_s if began else None,
         "null_s": null_s,
         "time_to_first_batch_s": max(firsts, default=None),
         "compute_s": mean["compute"],

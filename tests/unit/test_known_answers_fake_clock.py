@@ -106,8 +106,8 @@ class FakeWorld:
     def max_ns(self, value: int) -> int:
         return max(self.gather(value))
 
-    def sum_counts(self, counts: np.ndarray) -> np.ndarray:
-        return np.sum(self.gather(counts), axis=0)
+    def count_ids(self, ids: np.ndarray, num_samples: int) -> np.ndarray:
+        return np.bincount(np.concatenate(self.gather(ids)), minlength=num_samples)
 
     def close(self) -> None: ...
 
