@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from storagebench.accelerator import EmulatedAccelerator
 from storagebench.cachestate import HostCache
 from storagebench.clock import SystemClock
 from storagebench.engine import Engine, EngineJob
@@ -96,7 +97,8 @@ def engine_s(steps: int, trace: Any, compute_ns: int = 0) -> float:
         expected_crc32c=np.zeros(BATCH, np.uint32),
         shard_of=str,
     )
-    engine = Engine(job, SingleWorld(), SystemClock(), trace, HostCache("as-is", []))
+    clock = SystemClock()
+    engine = Engine(job, SingleWorld(), clock, trace, HostCache("as-is", []), EmulatedAccelerator(clock, compute_ns))
     begin = time.perf_counter()
     engine.run(ReadyLoader(steps), None)
     return (time.perf_counter() - begin) / steps

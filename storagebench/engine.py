@@ -15,7 +15,7 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from storagebench.accelerator import EmulatedAccelerator
+from storagebench.accelerator import LEAST_HANDOFF_NS, Accelerator, Begun
 from storagebench.clock import Clock
 from storagebench.errors import RankError
 from storagebench.protocols import Batch, LoaderCounters, LoaderRun
@@ -24,7 +24,6 @@ from storagebench.usage import HostUsage, Usage, grown, read_host_usage, read_us
 from storagebench.world import World
 
 _MIN_NULL_STEPS = 5
-_LEAST_HANDOFF_NS = 50_000
 _HANDOFFS, _BETWEEN_HANDOFFS_NS = 20, 1_000_000
 _MAX_BAD_SAMPLES = 100
 
@@ -82,13 +81,13 @@ _NOTHING_CHECKED = _Proof()
 class Engine:
     """Drives one loader for one rank. `run` may be called once."""
 
-    def __init__(self, job: EngineJob, world: World, clock: Clock, trace: Trace, cache: CacheControl) -> None:
+    def __init__(self, job: EngineJob, world: World, clock: Clock, trace: Trace, cache: CacheControl, accelerator: Accelerator) -> None:
         self._job = job
         self._world = world
         self._clock = clock
         self._trace = trace
         self._cache = cache
-        self._accelerator = EmulatedAccelerator(clock, job.compute_ns, _LEAST_HANDOFF_NS)
+        self._accelerator = accelerator
         self._steps_done = 0
         self._first_start_ns: int | None = None
         self._stopped = False
@@ -118,7 +117,7 @@ class Engine:
         """How long `next()` takes when a batch is ready, for loaders that cannot tell when it was. After short sleeps, as in a run; a few hundredths of
         a second, in which no rank waits for another."""
         loader.start(0)
-        longest_ns = _LEAST_HANDOFF_NS
+        longest_ns = LEAST_HANDOFF_NS
         between_ns = min(self._job.compute_ns, _BETWEEN_HANDOFFS_NS)
         for _ in range(_HANDOFFS):
             asked_ns = self._clock.sleep_until_ns(self._clock.now_ns() + between_ns)
@@ -208,32 +207,30 @@ class Engine:
         if batch is None:
             if size:
                 raise _wrong_size(0, epoch, step, size)
-            ready_ns, start_ns = None, previous_end_ns
+            begun = Begun(previous_end_ns, previous_end_ns)
         else:
             if batch.num_samples != size:
                 raise _wrong_size(batch.num_samples, epoch, step, size)
-            ready_ns = batch.ready_ns
-            start_ns = accelerator.start_ns(previous_end_ns, asked_ns, got_ns, ready_ns)
-        due_ns = start_ns + accelerator.step_compute_ns(size, self._job.batch_size)
-        release_ns = self._world.max_ns(due_ns) if self._job.sync == "step" else due_ns
+            begun = accelerator.begin(batch, self._job.batch_size, previous_end_ns, asked_ns, got_ns)
+        release_ns = self._world.max_ns(begun.due_ns) if self._job.sync == "step" else begun.due_ns
         proof, ids_hash, spans_s = _NOTHING_CHECKED, 0, {}
         if batch is not None:
             ids_hash = crc32c(batch.sample_ids.tobytes())
             spans_s = {name: round(seconds, 9) for name, seconds in batch.spans_s.items()}
             if kind != "null":
                 proof = self._account(batch)
-        wake = accelerator.wait(release_ns)
+        wake = accelerator.wait(begun, release_ns)
         self._trace.step(
             StepRecord(
                 kind=kind,
                 epoch=epoch,
                 step=step,
                 asked_ns=asked_ns,
-                ready_ns=ready_ns,
+                ready_ns=batch.ready_ns if batch else None,
                 got_ns=got_ns,
-                start_ns=start_ns,
-                due_ns=due_ns,
-                compute_end_ns=max(start_ns, wake.woke_ns - (release_ns - due_ns)),
+                start_ns=begun.start_ns,
+                due_ns=begun.due_ns,
+                compute_end_ns=wake.compute_end_ns,
                 release_ns=wake.end_ns,
                 sync_end_ns=wake.woke_ns,
                 host_delay_ns=wake.host_delay_ns,
@@ -249,6 +246,7 @@ class Engine:
                 ids_hash=ids_hash,
                 checksum=proof.checksum,
                 bad_samples=proof.bad_samples,
+                copy_s=begun.copy_s,
             )
         )
         return wake.end_ns, release_ns

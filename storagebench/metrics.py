@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from storagebench.ceiling import ceiling_figures, probe_before_s
+from storagebench.devicefigures import device_figures
 from storagebench.limits import limits
 from storagebench.records import SCHEMA_VERSION, StepRecord, Trace
 from storagebench.window import EpochWindow, RankWindow, in_step, rank_window, waits_and_steps_s
@@ -66,6 +67,7 @@ def summarise(run: Mapping[str, Any], ranks: Sequence[Trace], hosts: Sequence[Tr
         **_times(run, ranks, windows, probe_before_s(hosts)),
         **_quantiles(ranks, windows),
         **_cpu(ranks, hosts, totals["delivered_bytes"]),
+        **device_figures(run, ranks, hosts),
         **ceiling_figures(run, hosts, rates["delivered_bytes_per_s"], totals),
         **_proof(ranks),
         "listing": run.get("listing"),

@@ -10,14 +10,16 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from storagebench import __version__, host
+from storagebench.accelerator import Accelerator, EmulatedAccelerator
 from storagebench.cachestate import HostCache
 from storagebench.clock import Clock, SystemClock
 from storagebench.consumers import ConsumerClock, ConsumerGroup, ConsumerWorld, PeerFailedError, run_consumers
+from storagebench.device import is_device, open_device
 from storagebench.engine import Engine, EngineJob
 from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError
 from storagebench.launch import Interrupted
@@ -164,9 +166,18 @@ def _run_rank(shared: _Shared, world: World, clock: Clock, trace: TraceWriter) -
     try:
         trace.write({"kind": "opened", "open_begin_ns": begin_ns, "open_end_ns": clock.now_ns(), "effective": dict(loader.effective())})
         cache = _host_cache(workload, shared.spec, dataset)
-        Engine(_engine_job(shared.run, workload, dataset), world, clock, trace, cache).run(loader, null_loader)
+        steps = _engine_job(shared.run, workload, dataset)
+        with closing(_accelerator(workload, clock, steps, world.place)) as accelerator:
+            Engine(steps, world, clock, trace, cache, accelerator).run(loader, null_loader)
     finally:
         loader.close()
+
+
+def _accelerator(workload: Workload, clock: Clock, job: EngineJob, place: Place) -> Accelerator:
+    name = workload.run.accelerator
+    if is_device(name):
+        return open_device(name, clock, job.compute_ns, place.rank_of_host)
+    return EmulatedAccelerator(clock, job.compute_ns)
 
 
 def load_job(workload: Workload, spec: StoreSpec, dataset: Dataset, place: Place) -> LoadJob:

@@ -16,11 +16,13 @@ from storagebench import host
 from storagebench.checks.judge import judge, write_summary
 from storagebench.clock import SystemClock
 from storagebench.configfile import Configured
+from storagebench.device import is_device
 from storagebench.diagnosis.online import wants_headroom
 from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError, UsageError
 from storagebench.launch import Interrupted, Outcome, handling_signals, rank_failure, run_ranks
 from storagebench.manifest import Dataset, load_dataset
 from storagebench.metrics import Summary
+from storagebench.nvml import open_sampler
 from storagebench.plan import make_plan, num_processes, refuse_if_too_large
 from storagebench.probe.ceiling import ceiling_group, run_ceiling, run_headroom
 from storagebench.probe.plan import Group
@@ -79,6 +81,8 @@ def prepare(request: Request) -> Path:
         if problem is not None:
             raise problem
         refuse_missing(f"loader {workload.loader.name}", info.needs)
+        if is_device(workload.run.accelerator):
+            refuse_missing(f"--accelerator {workload.run.accelerator}", ("torch",))
         if num_processes(workload) > 1:
             refuse_missing("a run with accelerators in several processes", ("torch",))
         listing = _find_shards(store, dataset, workload.run.listing == "list")
@@ -186,7 +190,9 @@ def execute(run_dir: Path, debug: bool = False) -> Summary:
     run = read_run(run_dir)
     clock = SystemClock()
     spec = StoreSpec(**run["store"])
-    trace = host.HostTrace(run_dir, clock, Path(spec.root) if spec.kind == "posix" else None)
+    accelerator = run["config"]["run"]["accelerator"]
+    devices = open_sampler(accelerator, os.environ) if is_device(accelerator) else None
+    trace = host.HostTrace(run_dir, clock, Path(spec.root) if spec.kind == "posix" else None, devices)
     info = loader_info(run["config"]["loader"]["name"])
     failure: StorageBenchError | None = None
     outcome = Outcome(EXIT_RANK, reason="did not start")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from storagebench.accelerator import EmulatedAccelerator
 from storagebench.cachestate import HostCache
 from storagebench.clock import Clock, SystemClock
 from storagebench.consumers import ConsumerClock, ConsumerGroup, ConsumerWorld, PeerFailedError, run_consumers
@@ -116,7 +117,7 @@ def run_cell(cell: Cell, dataset: Dataset, loader: LoaderRun, null_loader: Loade
     )
     run = _LateStart(loader, clock, round(cell.queue_wait_s * 1e9)) if cell.queue_first else loader
     try:
-        Engine(job, world, clock, trace, HostCache("as-is", [])).run(run, null_loader)
+        Engine(job, world, clock, trace, HostCache("as-is", []), EmulatedAccelerator(clock, job.compute_ns)).run(run, null_loader)
     finally:
         trace.close()
 

@@ -37,7 +37,7 @@ def recompute(run: Row, ranks: list[list[Row]], hosts: list[list[Row]]) -> Row:
         **_ceiling(run, probed, len(hosts), rates["delivered_bytes_per_s"], totals),
         **_cache(run, per_epoch),
         **_times(run, figures, ends, probed),
-        **_host_figures(figures, ends, hosts),
+        **_host_figures(run["config"]["run"]["accelerator"], figures, ends, hosts),
         **_proof(ranks, figures),
         "per_epoch": per_epoch,
         "per_rank": [rank_row(each) for each in figures],
@@ -187,12 +187,16 @@ def _quantiles(values: list[float]) -> Row | None:
     return {**picked, "max": max(values)}
 
 
-def _host_figures(figures: list[RankFigures], ends: list[Row], hosts: list[list[Row]]) -> Row:
+def _host_figures(device: str, figures: list[RankFigures], ends: list[Row], hosts: list[list[Row]]) -> Row:
     delivered = sum(row["record_bytes"] for each in figures for row in each.work)
     cpu_s = math.fsum(row["rank_cpu_s"] + row["worker_cpu_s"] for row in ends) if ends else None
     return {
         "cpu_s": cpu_s,
         "cpu_s_per_gb": None if cpu_s is None or not delivered else cpu_s * 1e9 / delivered,
+        "copy_s": average([sum(row.get("copy_s", 0.0) for row in kind(each.rows, "step")) for each in figures])
+        if device.split(":")[0] == "cuda"
+        else None,
+        "devices": [row for rows in hosts for row in _devices(rows)],
         "peak_rss_bytes": max((row["rss_bytes"] for rows in hosts for row in kind(rows, "host")), default=None),
     }
 
@@ -235,3 +239,15 @@ def main(run_dirs: list[str]) -> int:
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
+
+
+def _devices(rows: list[Row]) -> list[Row]:
+    seen = [device for row in kind(rows, "host") for device in row.get("devices", [])]
+    host = kind(rows, "header")[0].get("host") if kind(rows, "header") else None
+    found = []
+    for index in sorted({device["index"] for device in seen}):
+        mine = [device for device in seen if device["index"] == index]
+        means = {name: average([device[name] for device in mine]) for name in ("utilisation", "pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s")}
+        largest = max((device["memory_used_bytes"] for device in mine if device["memory_used_bytes"] is not None), default=None)
+        found.append({"host": host, "index": index, "name": mine[0]["name"], "memory_used_bytes": largest, **means})
+    return found

@@ -166,7 +166,9 @@ def keep_measured_for_nominal(patch: pytest.MonkeyPatch) -> None:
 def pace_by_a_fixed_clock(patch: pytest.MonkeyPatch) -> None:
     """Deadlines t0 + k * c: what was lost to a stall is caught up."""
     patch.setattr(EmulatedAccelerator, "start_ns", lambda self, previous_end_ns, asked_ns, got_ns, ready_ns: previous_end_ns)
-    patch.setattr(EmulatedAccelerator, "wait", lambda self, deadline_ns: Wake(self._clock.sleep_until_ns(deadline_ns), deadline_ns, 0))
+    patch.setattr(
+        EmulatedAccelerator, "wait", lambda self, begun, release_ns: Wake(self._clock.sleep_until_ns(release_ns), release_ns, 0, release_ns)
+    )
 
 
 def drop_the_prefetch_correction(patch: pytest.MonkeyPatch) -> None:
