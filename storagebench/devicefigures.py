@@ -13,7 +13,7 @@ _DEVICE = "cuda"
 
 def device_figures(run: Mapping[str, Any], ranks: Sequence[Trace], hosts: Sequence[Trace]) -> dict[str, Any]:
     """`copy_s`: seconds in which batches of the measured steps went onto the device, mean of the ranks; `devices`: a row for each that NVML saw."""
-    used = run["config"]["run"]["accelerator"].partition(":")[0] == _DEVICE
+    used = run["config"]["run"].get("accelerator", "").partition(":")[0] == _DEVICE
     copies_s = [sum(step.copy_s for step in trace.steps if step.kind == "step") for trace in ranks]
     return {"copy_s": sum(copies_s) / len(copies_s) if used and copies_s else None, "devices": [row for trace in hosts for row in _rows(trace)]}
 

@@ -37,7 +37,7 @@ def recompute(run: Row, ranks: list[list[Row]], hosts: list[list[Row]]) -> Row:
         **_ceiling(run, probed, len(hosts), rates["delivered_bytes_per_s"], totals),
         **_cache(run, per_epoch),
         **_times(run, figures, ends, probed),
-        **_host_figures(run["config"]["run"]["accelerator"], figures, ends, hosts),
+        **_host_figures(run["config"]["run"].get("accelerator", ""), figures, ends, hosts),
         **_proof(ranks, figures),
         "per_epoch": per_epoch,
         "per_rank": [rank_row(each) for each in figures],

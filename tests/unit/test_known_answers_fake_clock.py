@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from storagebench.accelerator import EmulatedAccelerator
 from storagebench.checks.judge import judge_records
 from storagebench.clock import FakeClock
 from storagebench.engine import Engine, EngineJob
@@ -133,7 +134,8 @@ def run(tmp_path: Path, loaders: Sequence[Any], clocks: Sequence[FakeClock], *, 
         trace = TraceWriter(tmp_path / f"rank-{rank:05d}.jsonl")
         trace.write({"kind": "header", "rank": rank, "host": "host"})
         try:
-            Engine(job, worlds.rank(rank), clocks[rank], trace, NoCache()).run(loaders[rank], None)
+            accelerator = EmulatedAccelerator(clocks[rank], job.compute_ns)
+            Engine(job, worlds.rank(rank), clocks[rank], trace, NoCache(), accelerator).run(loaders[rank], None)
         except BaseException as error:
             failures.append(error)
             worlds.barrier.abort()
