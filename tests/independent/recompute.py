@@ -201,6 +201,18 @@ def _host_figures(device: str, figures: list[RankFigures], ends: list[Row], host
     }
 
 
+def _devices(rows: list[Row]) -> list[Row]:
+    seen = [device for row in kind(rows, "host") for device in row.get("devices", [])]
+    host = kind(rows, "header")[0].get("host") if kind(rows, "header") else None
+    found = []
+    for index in sorted({device["index"] for device in seen}):
+        mine = [device for device in seen if device["index"] == index]
+        means = {name: average([device[name] for device in mine]) for name in ("utilisation", "pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s")}
+        largest = max((device["memory_used_bytes"] for device in mine if device["memory_used_bytes"] is not None), default=None)
+        found.append({"host": host, "index": index, "name": mine[0]["name"], "memory_used_bytes": largest, **means})
+    return found
+
+
 def _proof(ranks: list[list[Row]], figures: list[RankFigures]) -> Row:
     work = [row for each in figures for row in each.work]
     first = kind(ranks[0], "epoch_end") if ranks else []
@@ -239,15 +251,3 @@ def main(run_dirs: list[str]) -> int:
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
-
-
-def _devices(rows: list[Row]) -> list[Row]:
-    seen = [device for row in kind(rows, "host") for device in row.get("devices", [])]
-    host = kind(rows, "header")[0].get("host") if kind(rows, "header") else None
-    found = []
-    for index in sorted({device["index"] for device in seen}):
-        mine = [device for device in seen if device["index"] == index]
-        means = {name: average([device[name] for device in mine]) for name in ("utilisation", "pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s")}
-        largest = max((device["memory_used_bytes"] for device in mine if device["memory_used_bytes"] is not None), default=None)
-        found.append({"host": host, "index": index, "name": mine[0]["name"], "memory_used_bytes": largest, **means})
-    return found
