@@ -1,6 +1,6 @@
 """One run, put together: open the dataset, plan, write `run.json`, start the ranks, judge. The only place where adapters meet the engine.
 
-`prepare` and `execute` run in the command; what runs in the ranks' processes is `storagebench.ranks`.
+`prepare` and `execute` run in the command; what runs in the ranks' processes is `storagebench.rankmain`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from storagebench.plan import make_plan, num_processes, refuse_if_too_large
 from storagebench.probe.ceiling import ceiling_group, run_ceiling, run_headroom
 from storagebench.probe.plan import Group
 from storagebench.protocols import Store, StoreSpec
-from storagebench.ranks import process_main, shard_paths
+from storagebench.rankmain import process_main, shard_paths
 from storagebench.records import (
     RUN_FILE,
     SCHEMA_VERSION,
