@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,14 +41,17 @@ class ProcessCounters:
 
 
 class ProcessMeter:
-    """Reads this process's counters, from a baseline taken when it is made (so: right before the first dataset read, after all imports)."""
+    """Reads this process's counters, from a baseline taken when it is made (so: right before the first dataset read, after all imports).
 
-    def __init__(self, store_counters: Callable[[], IOCounters] | None = None) -> None:
+    `counts_process` False leaves the kernel's counters at 0: another rank of this process reports them for all.
+    """
+
+    def __init__(self, store_counters: Callable[[], IOCounters] | None = None, counts_process: bool = True) -> None:
         self._store_counters = store_counters
-        try:
-            self._fd = os.open("/proc/self/io", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            self._fd = -1
+        self._counts_process = counts_process
+        self._fd = -1
+        with suppress(OSError):
+            self._fd = os.open("/proc/self/io", os.O_RDONLY | os.O_CLOEXEC) if counts_process else -1
         self._baseline = self._now()
 
     def _now(self) -> ProcessCounters:
@@ -55,7 +59,8 @@ class ProcessMeter:
         if self._fd >= 0:
             rows = dict(line.split(b": ") for line in os.pread(self._fd, 512, 0).splitlines())
             rchar, device = int(rows[b"rchar"]), int(rows[b"read_bytes"])
-        return ProcessCounters(device, rchar, time.process_time(), self._store_counters() if self._store_counters else IOCounters())
+        cpu_s = time.process_time() if self._counts_process else 0.0
+        return ProcessCounters(device, rchar, cpu_s, self._store_counters() if self._store_counters else IOCounters())
 
     def read(self) -> ProcessCounters:
         now, base = self._now(), self._baseline

@@ -73,8 +73,7 @@ class DirectRun:
 
     def start(self, epoch: int) -> None:
         plan, ids = plan_job("sample", self._job, epoch)
-        if self._meter is None:  # only now, as planning imports modules, whose bytes are not the dataset's
-            self._meter = ProcessMeter(self._store.counters)
+        self.counters()  # from now on what this process reads is the dataset's
         bounds = np.cumsum([0, *plan.sizes])
         batches = [ids[low:high] for low, high in pairwise(bounds.tolist()) if high > low]
         self._slab_bytes = max([self._slab_bytes, *(self._memory_bytes(batch) for batch in batches)])
@@ -149,7 +148,9 @@ class DirectRun:
         self._held = None
 
     def counters(self) -> LoaderCounters:
-        return total_counters([self._meter.read()] if self._meter else [], in_rank=True, own_io=False)
+        if self._meter is None:
+            self._meter = ProcessMeter(self._store.counters, self._job.counts_process)
+        return total_counters([self._meter.read()], in_rank=True, own_io=False)
 
     def effective(self) -> Mapping[str, Any]:
         notes = []

@@ -34,7 +34,7 @@ class NullRun:
         self._sizes: tuple[int, ...] = ()
         self._next = 0
         self._position = 0
-        self._record_bytes = job.dataset.index["record_bytes"].astype(np.int64)
+        self._record_bytes = job.dataset.index["record_bytes"]  # a view: ranks that share a process share the index
 
     def plan(self, epoch: int) -> EpochPlan:
         return plan_job("sample", self._job, epoch)[0]

@@ -107,8 +107,7 @@ class RowGroupRun:
             self._order = buffer_shuffle(job.seed, epoch, job.rank, len(self._ids), job.shuffle_buffer)
         self._sizes = deque(size for size in plan.sizes if size)
         self._num_begun = 0
-        if self._meter is None:  # only now, as planning imports modules, whose bytes are not the dataset's
-            self._meter = ProcessMeter(lambda: self._reader.counters() or IOCounters())
+        self.counters()  # from now on what this process reads is the dataset's
         if job.num_workers:
             self._threads = ThreadPoolExecutor(job.num_workers, thread_name_prefix="parquet")
         self._fill(self._depth)
@@ -207,8 +206,10 @@ class RowGroupRun:
         self._readings.clear()
 
     def counters(self) -> LoaderCounters:
+        if self._meter is None:
+            self._meter = ProcessMeter(lambda: self._reader.counters() or IOCounters(), self._job.counts_process)
         own_io = self._reader.own_io
-        found = total_counters([self._meter.read()] if self._meter else [], in_rank=True, own_io=own_io)
+        found = total_counters([self._meter.read()], in_rank=True, own_io=own_io)
         if self._reader.counters() is None and not own_io:
             return replace(found, storage_bytes=None, storage_method="unknown: pyarrow's own I/O", device_read_bytes=None, requests=None)
         return found

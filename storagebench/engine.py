@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from storagebench.accelerator import EmulatedAccelerator
+from storagebench.accelerator import LEAST_HANDOFF_NS, Accelerator, Begun
 from storagebench.clock import Clock
 from storagebench.errors import RankError
 from storagebench.protocols import Batch, LoaderCounters, LoaderRun
@@ -24,7 +24,7 @@ from storagebench.usage import HostUsage, Usage, grown, read_host_usage, read_us
 from storagebench.world import World
 
 _MIN_NULL_STEPS = 5
-_LEAST_HANDOFF_NS = 50_000
+_HANDOFFS, _BETWEEN_HANDOFFS_NS = 20, 1_000_000
 _MAX_BAD_SAMPLES = 100
 
 
@@ -66,51 +66,78 @@ class EngineJob:
     command_pid: int = field(default_factory=os.getpid)
 
 
+class _Proof(NamedTuple):
+    """What the checksums of a batch say: their combination, how many were compared, how many differ, and which (some of them)."""
+
+    checksum: int | None = None
+    verified: int = 0
+    errors: int = 0
+    bad_samples: tuple[tuple[int, str], ...] = ()
+
+
+_NOTHING_CHECKED = _Proof()
+
+
 class Engine:
     """Drives one loader for one rank. `run` may be called once."""
 
-    def __init__(self, job: EngineJob, world: World, clock: Clock, trace: Trace, cache: CacheControl) -> None:
+    def __init__(self, job: EngineJob, world: World, clock: Clock, trace: Trace, cache: CacheControl, accelerator: Accelerator) -> None:
         self._job = job
         self._world = world
         self._clock = clock
         self._trace = trace
         self._cache = cache
-        self._accelerator = EmulatedAccelerator(clock, job.compute_ns, _LEAST_HANDOFF_NS)
+        self._accelerator = accelerator
         self._steps_done = 0
         self._first_start_ns: int | None = None
         self._stopped = False
         self._samples_done = 0
+        self._seen: list[NDArray[np.int64]] = []
         self._host_before: HostUsage | None = None
         self._is_first_of_host = world.place.rank_of_host == 0
+        self._is_first_of_process = world.place.rank_of_process == 0
 
     def run(self, loader: LoaderRun, null_loader: LoaderRun | None) -> None:
-        """The whole run of this rank: the null loader, then the epochs. The loader is left drained and open."""
-        if null_loader is not None and self._job.null_duration_ns > 0 and self._job.compute_ns > 0:
-            self._run_null(null_loader)
+        """The whole run of this rank: the epochs, then the null loader, which nothing waits for. The loader is left drained and open."""
+        if null_loader is not None and self._job.compute_ns > 0:
+            self._calibrate_handoff(null_loader)
         for epoch in range(self._job.epochs):
             self._epoch(loader, epoch)
             if self._stopped:
                 break
+        if null_loader is not None and self._job.null_duration_ns > 0 and self._job.compute_ns > 0:
+            self._run_null(null_loader)
         self._trace.write({"kind": "footer", "steps": self._steps_done, "samples": self._samples_done})
         self._trace.sync()
         self._world.barrier()
 
     # -- the null run: what the harness itself costs -------------------------------------------------------------------------------------------
 
+    def _calibrate_handoff(self, loader: LoaderRun) -> None:
+        """How long `next()` takes when a batch is ready, for loaders that cannot tell when it was. After short sleeps, as in a run; a few hundredths of
+        a second, in which no rank waits for another."""
+        loader.start(0)
+        longest_ns = LEAST_HANDOFF_NS
+        between_ns = min(self._job.compute_ns, _BETWEEN_HANDOFFS_NS)
+        for _ in range(_HANDOFFS):
+            asked_ns = self._clock.sleep_until_ns(self._clock.now_ns() + between_ns)
+            loader.next()
+            longest_ns = max(longest_ns, self._clock.now_ns() - asked_ns)
+        loader.drain()
+        self._accelerator.handoff_ns = longest_ns
+
     def _run_null(self, loader: LoaderRun) -> None:
-        """Steps of the null loader in the same process, world, sync and pacing; also how long `next()` takes when a batch is ready."""
+        """Steps of the null loader in the same process, world, sync and pacing."""
+        self._world.barrier()
         begin_ns = self._world.max_ns(self._clock.now_ns())  # common to all, so that synced ranks stop after the same step
         loader.start(0)
-        end_ns, step, handoffs = begin_ns, 0, []
+        end_ns, step = begin_ns, 0
         while True:
-            record, _, end_ns, release_ns = self._step(loader, "null", 0, step, self._job.batch_size, end_ns)
-            self._trace.step(record)
-            handoffs.append(record.got_ns - record.asked_ns)
+            end_ns, release_ns = self._step(loader, "null", 0, step, self._job.batch_size, end_ns)
             step += 1
             if step >= _MIN_NULL_STEPS and release_ns - begin_ns >= self._job.null_duration_ns:
                 break
         loader.drain()
-        self._accelerator.handoff_ns = max(_LEAST_HANDOFF_NS, int(np.percentile(handoffs, 99)))
         self._world.barrier()
 
     # -- epochs --------------------------------------------------------------------------------------------------------------------------------
@@ -118,34 +145,29 @@ class Engine:
     def _epoch(self, loader: LoaderRun, epoch: int) -> None:
         self._prepare_cache(epoch)
         plan = loader.plan(epoch)
-        server_before = self._cache.device_bytes()
-        before = loader.counters()
-        usage_before = read_usage()
+        before = _Counters(self._cache.device_bytes(), loader.counters(), read_usage())
         if self._first_start_ns is None:
             self._first_start_ns = self._world.max_ns(self._clock.now_ns())
+        self._world.barrier()  # ranks of one process share its counters: all have read them before the first one starts
         begin_ns = self._clock.now_ns()
         self._trace.write({"kind": "epoch_start", "epoch": epoch, "start_ns": begin_ns, "steps": len(plan.sizes), "samples": plan.num_samples})
         loader.start(epoch)
-        seen = np.zeros(len(self._job.expected_crc32c), dtype=np.int32)
+        self._seen = []
         end_ns, done, release_ns = begin_ns, 0, begin_ns
         for size in plan.sizes:
             if self._time_is_up(release_ns):
                 self._stopped = True
                 break
             kind = "idle" if size == 0 else "warmup" if self._steps_done < self._job.warmup_steps else "step"
-            record, batch, end_ns, release_ns = self._step(loader, kind, epoch, self._steps_done, size, end_ns)
-            if batch is not None:
-                record = self._account(record, batch, seen)
-                del batch
-            self._trace.step(record)
+            end_ns, release_ns = self._step(loader, kind, epoch, self._steps_done, size, end_ns)
             self._steps_done += 1
             done += 1
         loader.drain()
         if self._job.sync == "epoch":
             self._world.barrier()
         last_ns = self._clock.now_ns()
-        planned = sum(plan.sizes[:done])
-        self._end_epoch(loader, epoch, seen, planned, plan.dropped_samples, before, server_before, usage_before, begin_ns, last_ns)
+        self._world.barrier()  # and all are done before the first one reads them again
+        self._end_epoch(loader, epoch, sum(plan.sizes[:done]), plan.dropped_samples, before, begin_ns, last_ns)
 
     def _prepare_cache(self, epoch: int) -> None:
         self._world.barrier()
@@ -175,82 +197,87 @@ class Engine:
             return False
         return release_ns - self._first_start_ns >= self._job.duration_ns
 
-    def _step(
-        self, loader: LoaderRun, kind: str, epoch: int, step: int, size: int, previous_end_ns: int
-    ) -> tuple[StepRecord, Batch | None, int, int]:
-        """Fetch, compute, sync. Returns the record, the batch, the scheduled end, and the release that all ranks share."""
+    def _step(self, loader: LoaderRun, kind: str, epoch: int, step: int, size: int, previous_end_ns: int) -> tuple[int, int]:
+        """Fetch, compute, sync, and write it down. Returns the scheduled end, and the release that all ranks share. What can be done while the
+        accelerator computes is done then, and not on the way from the wake-up to the next fetch."""
         clock, accelerator = self._clock, self._accelerator
         asked_ns = clock.now_ns()
         batch = loader.next() if size else None
         got_ns = clock.now_ns()
-        if size and (batch is None or batch.num_samples != size):
-            got = 0 if batch is None else batch.num_samples
-            raise RankError(
-                f"the loader gave {got} samples in epoch {epoch} step {step}, and {size} were planned",
-                "this is a defect of the loader: run it with --debug and report it",
+        if batch is None:
+            if size:
+                raise _wrong_size(0, epoch, step, size)
+            begun = Begun(previous_end_ns, previous_end_ns)
+        else:
+            if batch.num_samples != size:
+                raise _wrong_size(batch.num_samples, epoch, step, size)
+            begun = accelerator.begin(batch, self._job.batch_size, previous_end_ns, asked_ns, got_ns)
+        release_ns = self._world.max_ns(begun.due_ns) if self._job.sync == "step" else begun.due_ns
+        proof, ids_hash, spans_s = _NOTHING_CHECKED, 0, {}
+        if batch is not None:
+            ids_hash = crc32c(batch.sample_ids.tobytes())
+            spans_s = {name: round(seconds, 9) for name, seconds in batch.spans_s.items()}
+            if kind != "null":
+                proof = self._account(batch)
+        wake = accelerator.wait(begun, release_ns)
+        self._trace.step(
+            StepRecord(
+                kind=kind,
+                epoch=epoch,
+                step=step,
+                asked_ns=asked_ns,
+                ready_ns=batch.ready_ns if batch else None,
+                got_ns=got_ns,
+                start_ns=begun.start_ns,
+                due_ns=begun.due_ns,
+                compute_end_ns=wake.compute_end_ns,
+                release_ns=wake.end_ns,
+                sync_end_ns=wake.woke_ns,
+                host_delay_ns=wake.host_delay_ns,
+                queue_level=batch.queue_level if batch else None,
+                samples=size,
+                record_bytes=batch.record_bytes if batch else 0,
+                handover_bytes=batch.handover_bytes if batch else 0,
+                errors=proof.errors,
+                verified=proof.verified,
+                spans_s=spans_s,
+                prep_cpu_s=round(batch.prep_cpu_s, 9) if batch else 0.0,
+                run_delay_s=round(batch.run_delay_s, 9) if batch else 0.0,
+                ids_hash=ids_hash,
+                checksum=proof.checksum,
+                bad_samples=proof.bad_samples,
+                copy_s=begun.copy_s,
             )
-        ready_ns = batch.ready_ns if batch else None
-        start_ns = accelerator.start_ns(previous_end_ns, asked_ns, got_ns, ready_ns) if batch else previous_end_ns
-        due_ns = start_ns + accelerator.step_compute_ns(size, self._job.batch_size)
-        release_ns = self._world.max_ns(due_ns) if self._job.sync == "step" else due_ns
-        wake = accelerator.wait(release_ns)
-        record = StepRecord(
-            kind=kind,
-            epoch=epoch,
-            step=step,
-            asked_ns=asked_ns,
-            ready_ns=ready_ns,
-            got_ns=got_ns,
-            start_ns=start_ns,
-            due_ns=due_ns,
-            compute_end_ns=max(start_ns, wake.woke_ns - (release_ns - due_ns)),
-            release_ns=wake.end_ns,
-            sync_end_ns=wake.woke_ns,
-            host_delay_ns=wake.host_delay_ns,
-            queue_level=batch.queue_level if batch else None,
-            samples=size,
-            record_bytes=batch.record_bytes if batch else 0,
-            handover_bytes=batch.handover_bytes if batch else 0,
-            spans_s={name: round(seconds, 9) for name, seconds in batch.spans_s.items()} if batch else {},
-            prep_cpu_s=round(batch.prep_cpu_s, 9) if batch else 0.0,
-            run_delay_s=round(batch.run_delay_s, 9) if batch else 0.0,
-            ids_hash=crc32c(batch.sample_ids.tobytes()) if batch else 0,
         )
-        return record, batch, wake.end_ns, release_ns
+        return wake.end_ns, release_ns
 
     # -- proof and totals ------------------------------------------------------------------------------------------------------------------------
 
-    def _account(self, record: StepRecord, batch: Batch, seen: NDArray[np.int32]) -> StepRecord:
-        """Count what arrived and compare checksums with the manifest's; the bad samples are named in the record."""
-        np.add.at(seen, batch.sample_ids, 1)
-        self._samples_done += batch.num_samples
+    def _account(self, batch: Batch) -> _Proof:
+        """Count what arrived and compare checksums with the manifest's."""
+        ids = batch.sample_ids
+        self._seen.append(ids)
+        self._samples_done += len(ids)
         if batch.checksums is None or batch.checked is None:
-            return record
-        wrong = batch.checked & (batch.checksums != self._job.expected_crc32c[batch.sample_ids])
-        bad = tuple((int(sample), self._job.shard_of(int(sample))) for sample in batch.sample_ids[wrong][:_MAX_BAD_SAMPLES])
-        checksum = int(np.bitwise_xor.reduce(batch.checksums[batch.checked])) if batch.checked.any() else None
-        return replace(record, checksum=checksum, verified=int(batch.checked.sum()), errors=int(wrong.sum()), bad_samples=bad)
+            return _NOTHING_CHECKED
+        verified = int(np.count_nonzero(batch.checked))
+        if verified == 0:
+            return _NOTHING_CHECKED
+        checksums = batch.checksums
+        if verified < len(ids):
+            ids, checksums = ids[batch.checked], checksums[batch.checked]
+        wrong = checksums != self._job.expected_crc32c[ids]
+        errors = int(np.count_nonzero(wrong))
+        bad = tuple((int(sample), self._job.shard_of(int(sample))) for sample in ids[wrong][:_MAX_BAD_SAMPLES]) if errors else ()
+        return _Proof(int(np.bitwise_xor.reduce(checksums)), verified, errors, bad)
 
-    def _end_epoch(
-        self,
-        loader: LoaderRun,
-        epoch: int,
-        seen: NDArray[np.int32],
-        planned: int,
-        dropped: int,
-        before: LoaderCounters,
-        server_before: int | None,
-        usage_before: Usage,
-        begin_ns: int,
-        last_ns: int,
-    ) -> None:
+    def _end_epoch(self, loader: LoaderRun, epoch: int, planned: int, dropped: int, before: _Counters, begin_ns: int, last_ns: int) -> None:
         """Counters of this rank, and the proof over all ranks that each planned sample came once. Outside of every window."""
-        after = loader.counters()
-        usage = read_usage()
-        server_after = self._cache.device_bytes()
-        delivered = int(seen.sum())
+        after = _Counters(self._cache.device_bytes(), loader.counters(), read_usage())
+        seen = np.concatenate(self._seen) if self._seen else np.empty(0, np.int64)
+        self._seen = []
         planned_of_all = sum(self._world.gather(planned))
-        counts = self._world.sum_counts(seen)
+        counts = self._world.count_ids(seen, len(self._job.expected_crc32c))
         unique = int(np.count_nonzero(counts))
         self._trace.write(
             {
@@ -258,26 +285,42 @@ class Engine:
                 "epoch": epoch,
                 "start_ns": begin_ns,
                 "end_ns": last_ns,
-                "samples": delivered,
+                "samples": len(seen),
                 "planned_samples": planned,
                 "dropped_samples_of_all": dropped,
                 "missing_samples_of_all": planned_of_all - unique,
                 "duplicate_samples_of_all": int(counts.sum()) - unique,
-                "storage_bytes": _minus(after.storage_bytes, before.storage_bytes),
-                "storage_method": after.storage_method,
-                "device_read_bytes": _minus(after.device_read_bytes, before.device_read_bytes),
-                "server_device_bytes": _minus(server_after, server_before),
-                "rchar_bytes": _minus(after.rchar_bytes, before.rchar_bytes),
-                "requests": _minus(after.requests, before.requests),
-                "retries": after.retries - before.retries,
-                "errors": after.errors - before.errors,
-                "rank_cpu_s": round(usage.cpu_s - usage_before.cpu_s, 6),
-                "rank_run_delay_s": grown(usage.run_delay_s, usage_before.run_delay_s),
+                "storage_bytes": _minus(after.loader.storage_bytes, before.loader.storage_bytes),
+                "storage_method": after.loader.storage_method,
+                "device_read_bytes": _minus(after.loader.device_read_bytes, before.loader.device_read_bytes),
+                "server_device_bytes": _minus(after.server_device_bytes, before.server_device_bytes),
+                "rchar_bytes": _minus(after.loader.rchar_bytes, before.loader.rchar_bytes),
+                "requests": _minus(after.loader.requests, before.loader.requests),
+                "retries": after.loader.retries - before.loader.retries,
+                "errors": after.loader.errors - before.loader.errors,
+                # Of the whole process, which its first rank reports for all that share it.
+                "rank_cpu_s": round(after.usage.cpu_s - before.usage.cpu_s, 6) if self._is_first_of_process else 0.0,
+                "rank_run_delay_s": grown(after.usage.run_delay_s, before.usage.run_delay_s),
                 **self._host_used(),
-                "worker_cpu_s": round(after.worker_cpu_s - before.worker_cpu_s, 6),
+                "worker_cpu_s": round(after.loader.worker_cpu_s - before.loader.worker_cpu_s, 6),
             }
         )
         self._trace.sync()
+
+
+class _Counters(NamedTuple):
+    """What is read before and after an epoch."""
+
+    server_device_bytes: int | None
+    loader: LoaderCounters
+    usage: Usage
+
+
+def _wrong_size(got: int, epoch: int, step: int, planned: int) -> RankError:
+    return RankError(
+        f"the loader gave {got} samples in epoch {epoch} step {step}, and {planned} were planned",
+        "this is a defect of the loader: run it with --debug and report it",
+    )
 
 
 def _minus(after: int | None, before: int | None) -> int | None:

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from storagebench.clock import Clock
+from storagebench.nvml import DeviceSampler
 from storagebench.plan import Free
 from storagebench.records import SCHEMA_VERSION, TRACE_DIR, TraceWriter
 
@@ -104,8 +105,10 @@ def clock_pair(clock: Clock) -> dict[str, int]:
 class HostTrace:
     """The host's file in the run folder: a sample each second from a thread of its own, and the run's end as the last record."""
 
-    def __init__(self, run_dir: Path, clock: Clock, data_path: Path | None) -> None:
+    def __init__(self, run_dir: Path, clock: Clock, data_path: Path | None, devices: DeviceSampler | None = None) -> None:
+        """`devices` are sampled too, and closed with the trace."""
         self._clock = clock
+        self._devices = devices
         self._trace = TraceWriter(run_dir / TRACE_DIR / f"host-{socket.gethostname()}.jsonl")
         self._run_dir = run_dir
         self._stat = _device_stat(data_path)
@@ -138,6 +141,8 @@ class HostTrace:
         """Write how the run ended, and close."""
         self._trace.write({"kind": "end", **clock_pair(self._clock), **outcome})
         self._trace.close()
+        if self._devices is not None:
+            self._devices.close()
 
     def _loop(self) -> None:
         count = 0
@@ -176,6 +181,7 @@ class HostTrace:
             "net_received_bytes": net.bytes_recv if net else None,
             "memory_available_bytes": psutil.virtual_memory().available,
             "rss_bytes": _rss_of_tree(),
+            **({} if self._devices is None else {"devices": self._devices.sample()}),
         }
 
     def _device_read_bytes(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Ranks as processes, and their death. One rank runs here; several go through torch's own elastic launcher and join over gloo.
+"""Ranks' processes, and their death. One process is this one; several go through torch's own elastic launcher and join over gloo.
 
 Whatever ends a run - its end, a dead rank, a signal - nothing of it survives: descendants are swept, and ranks die with their parent. A rank's death
 is told by its process (elastic looks ten times a second), never by a collective's timeout, so a slow fetch ends no run.
@@ -25,10 +25,10 @@ _MONITOR_PERIOD_S = 0.1
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the ranks ended: the exit code, and for a failure which rank and how."""
+    """How the ranks' processes ended: the exit code, and for a failure which process and how."""
 
     exit_code: int
-    failed_rank: int | None = None
+    failed_process: int | None = None
     reason: str = ""
 
 
@@ -59,25 +59,25 @@ def handling_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_ranks(entry: Callable[[str], int], argument: str, num_ranks: int, needs_workers: bool, debug: bool) -> Outcome:
-    """Run `entry(argument)` in every rank; `entry` returns the rank's exit code and is importable by name.
+def run_ranks(entry: Callable[[str], int], argument: str, num_processes: int, needs_workers: bool, debug: bool) -> Outcome:
+    """Run `entry(argument)` in every process of the ranks; `entry` returns the exit code and is importable by name.
 
-    One rank runs in this process. Raises `Interrupted` on a signal (inside `handling_signals`); any other end is an Outcome.
+    A single one is this process. Raises `Interrupted` on a signal (inside `handling_signals`); any other end is an Outcome.
     """
     adopt_orphans()
-    if num_ranks > 1 or needs_workers:
+    if num_processes > 1 or needs_workers:
         start_fork_server()
     spare_descendants()
     try:
-        if num_ranks == 1:
+        if num_processes == 1:
             code = entry(argument)
             return Outcome(code, 0 if code else None)
-        return _elastic(entry, argument, num_ranks, debug)
+        return _elastic(entry, argument, num_processes, debug)
     finally:
         sweep()
 
 
-def _elastic(entry: Callable[[str], int], argument: str, num_ranks: int, debug: bool) -> Outcome:
+def _elastic(entry: Callable[[str], int], argument: str, num_processes: int, debug: bool) -> Outcome:
     if not debug:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         warnings.filterwarnings("ignore", module="torch")
@@ -95,7 +95,7 @@ def _elastic(entry: Callable[[str], int], argument: str, num_ranks: int, debug: 
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
-            nproc_per_node=num_ranks,
+            nproc_per_node=num_processes,
             rdzv_backend="c10d",
             rdzv_endpoint="127.0.0.1:0",
             run_id=f"storagebench-{os.getpid()}",
@@ -137,9 +137,12 @@ def rank_process(entry: Callable[[str], int], argument: str) -> None:
         os._exit(code)
 
 
-def rank_failure(outcome: Outcome, world_size: int) -> RankError:
-    """The error that the user reads when a rank is gone."""
+def rank_failure(outcome: Outcome, world_size: int, per_process: int = 1) -> RankError:
+    """The error that the user reads when a rank's process is gone."""
+    first = (outcome.failed_process or 0) * per_process
+    last = min(first + per_process, world_size) - 1
+    which = f"rank {first}" if first == last else f"the process of ranks {first} to {last}"
     return RankError(
-        f"rank {outcome.failed_rank} of {world_size} {outcome.reason}; the run was ended",
+        f"{which} of {world_size} {outcome.reason}; the run was ended",
         "look for the kernel's OOM killer (dmesg) or a signal sent by hand; the steps taken so far are kept: see `storagebench report`",
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storagebench.ceiling import ceiling_figures, probe_before_s
+from storagebench.devicefigures import device_figures
 from storagebench.limits import limits
 from storagebench.ranks import Rank, Ranks
 from storagebench.records import SCHEMA_VERSION
@@ -66,6 +67,7 @@ def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace]) -> S
         "fetch_quantiles_s": quantiles(ranks.waits_ns),
         "step_quantiles_s": quantiles(ranks.lengths_ns),
         **_cpu(ranks, hosts, totals["delivered_bytes"]),
+        **device_figures(run, ranks, hosts),
         **ceiling_figures(run, hosts, rates["delivered_bytes_per_s"], totals),
         **_proof(ranks),
         "listing": run.get("listing"),
@@ -189,10 +191,11 @@ def _times(run: Mapping[str, Any], ranks: Ranks, windows: Sequence[RankWindow], 
     costs_ns = ranks.least_sync_ns.total()  # gloo's own cost: for each step the least sync time over the ranks
     waits_ns = [sum(epoch.sync_ns for epoch in window.epochs) - costs_ns for window in windows]
     null_s = max((rank.null_ns for rank in ranks), default=0) / 1e9
+    null_first = bool(starts) and any(rank.null_begin_ns is not None and rank.null_begin_ns < min(starts) for rank in ranks)
     return {
         "wall_s": wall_s,
         "harness_s": None if wall_s is None else max(0.0, wall_s - epochs_s),
-        "startup_s": (min(starts) - run["command_start_ns"]) / 1e9 - null_s - probe_s if starts else None,
+        "startup_s": (min(starts) - run["command_start_ns"]) / 1e9 - (null_s if null_first else 0.0) - probe_s if starts else None,
         "null_s": null_s,
         "time_to_first_batch_s": max(first for first in firsts if first is not None) if any(first is not None for first in firsts) else None,
         "window_s": max((window.length_ns for window in windows), default=0) / 1e9,

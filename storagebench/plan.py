@@ -9,7 +9,7 @@ import numpy as np
 from storagebench.errors import UsageError
 from storagebench.manifest import Dataset
 from storagebench.protocols import LoadJob
-from storagebench.registry import LoaderInfo, loader_info
+from storagebench.registry import LoaderInfo, loader_info, loaders
 from storagebench.sampling import EpochPlan, Indices, plan_by_sample, plan_by_unit, split_work
 from storagebench.units import format_gib
 from storagebench.workload import Workload
@@ -18,6 +18,8 @@ from storagebench.workload import Workload
 RANK_BASE_BYTES = 150 * 2**20
 RANK_TORCH_BYTES = 350 * 2**20
 WORKER_BASE_BYTES = 200 * 2**20
+# A rank that shares a process: its threads' stacks and buffers as far as they are touched, and what its loader holds beyond the batches.
+SHARING_RANK_BYTES = 4 * 2**20
 _DESCRIPTORS_OF_A_PROCESS = 64
 
 
@@ -26,6 +28,7 @@ class Plan:
     """What a run will do and need. Bytes per second are of all accelerators at full utilisation."""
 
     world_size: int
+    num_processes: int
     compute_time_s: float
     global_batch: int
     samples_per_epoch: int
@@ -43,6 +46,18 @@ class Plan:
     memory_bytes: int
     shared_memory_bytes: int
     descriptors: int
+
+
+def num_processes(workload: Workload, world_size: int | None = None) -> int:
+    """Processes of the ranks (`world_size`: all accelerators of the workload). Raises UsageError where they share one and the loader does not allow it."""
+    share = workload.run.accelerators_per_process
+    if share > 1 and not loader_info(workload.loader.name).shares_process:
+        able = [name for name, row in loaders().items() if row.shares_process]
+        raise UsageError(
+            f"--accelerators-per-process is {share}, and loader {workload.loader.name} takes a process for each accelerator",
+            f"use --loader {' or '.join(able)}, or --accelerators-per-process 1",
+        )
+    return -(-(world_size or workload.run.num_accelerators) // share)
 
 
 def epoch_plan(loader: LoaderInfo, dataset: Dataset, workload: Workload, epoch: int, rank: int, world_size: int) -> tuple[EpochPlan, Indices]:
@@ -125,11 +140,15 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
     buffer_bytes = _shuffle_buffer_bytes(workload, unit, num_samples // world_size, mean)
     in_flight = workload.loader.prefetch_batches + 1  # and the one that the accelerator holds
     process_workers = workers if info.workers == "processes" else 0
-    base = RANK_BASE_BYTES + (RANK_TORCH_BYTES if info.needs_torch or world_size > 1 else 0) + process_workers * WORKER_BASE_BYTES
+    processes = num_processes(workload, world_size)
+    per_process = -(-world_size // processes)
+    base = RANK_BASE_BYTES + (RANK_TORCH_BYTES if info.needs_torch or processes > 1 else 0) + process_workers * WORKER_BASE_BYTES
+    sharing_bytes = SHARING_RANK_BYTES if per_process > 1 else 0
     data_bytes = 0 if workload.loader.name == "null" else in_flight * batch_bytes
     demand = world_size * batch_size / compute_time_s if compute_time_s > 0 else None
     return Plan(
         world_size=world_size,
+        num_processes=processes,
         compute_time_s=compute_time_s,
         global_batch=batch_size * world_size,
         samples_per_epoch=num_samples - dropped,
@@ -144,9 +163,9 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
         workers_per_rank=workers,
         prefetch_batches=workload.loader.prefetch_batches,
         batch_bytes=batch_bytes,
-        memory_bytes=world_size * (base + data_bytes + buffer_bytes),
+        memory_bytes=processes * base + world_size * (sharing_bytes + data_bytes + buffer_bytes),
         shared_memory_bytes=world_size * data_bytes if process_workers else 0,
-        descriptors=_DESCRIPTORS_OF_A_PROCESS + in_flight * (workers + 1) * 2,
+        descriptors=_DESCRIPTORS_OF_A_PROCESS + per_process * in_flight * (workers + 1) * 2,
     )
 
 
@@ -189,7 +208,7 @@ def refuse_if_too_large(plan: Plan, free: Free, limit_fraction: float) -> None:
     """Raises UsageError with the arithmetic where the run needs more than this share of memory, shared memory or descriptors."""
     arithmetic = (
         f"{plan.world_size} rank{'s' if plan.world_size > 1 else ''} x ({plan.prefetch_batches} prefetched + 1 in use) batches "
-        f"x {format_gib(plan.batch_bytes)} + processes ({plan.workers_per_rank} workers a rank)"
+        f"x {format_gib(plan.batch_bytes)} + {plan.num_processes} process{'es' if plan.num_processes > 1 else ''} ({plan.workers_per_rank} workers a rank)"
     )
     for what, need, have in (
         ("memory", plan.memory_bytes, free.memory_bytes),
@@ -202,6 +221,6 @@ def refuse_if_too_large(plan: Plan, free: Free, limit_fraction: float) -> None:
             )
     if plan.descriptors > limit_fraction * free.descriptors:
         raise UsageError(
-            f"a rank needs {plan.descriptors} file descriptors, over {limit_fraction:.0%} of the limit of {free.descriptors}",
+            f"a process needs {plan.descriptors} file descriptors, over {limit_fraction:.0%} of the limit of {free.descriptors}",
             "raise it with `ulimit -n`, or use fewer workers or prefetched batches",
         )

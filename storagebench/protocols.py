@@ -146,7 +146,8 @@ class Format(Protocol):
 @dataclass(frozen=True)
 class LoadJob:
     """What a loader is asked to do for one rank: plain data, goes to worker processes as it is. `io_depth`: reads in flight of one worker of the loader
-    `direct`, 0 leaves it to the loader."""
+    `direct`, 0 leaves it to the loader. `counts_process`: this rank reports what the kernel counted of its whole process, as the first of those that
+    share it."""
 
     store: StoreSpec
     dataset: Dataset
@@ -163,6 +164,7 @@ class LoadJob:
     decode: str = "none"
     verify: str = "off"
     handover_bytes_per_sample: int = 0
+    counts_process: bool = True
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ class LoaderRun(Protocol):
         """End the epoch (also in its middle): nothing is in flight and no file of the dataset is open or mapped afterwards."""
 
     def counters(self) -> LoaderCounters:
-        """Totals since open."""
+        """Totals since open. First called before `start`, when no rank of this process reads yet."""
 
     def effective(self) -> Mapping[str, Any]:
         """The settings really in force, `decode` (the level reached) and `workers` among them, and notes for the report."""

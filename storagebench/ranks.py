@@ -41,7 +41,7 @@ class RankEpoch:
 class Rank:
     """One rank. Sums are over its steps with work (warm-up and measured). `window` is the rank's own, before `in_step`; `clock_ns` the ns of its measured steps on
     the real clock; `gap` (number, expected number) of the first step whose number does not follow; `empty` (how many, number of the first) steps that
-    count samples and no bytes; `last_ns` the end of the last step, null ones too."""
+    count samples and no bytes; `last_ns` the end of the last step, null ones too; `copy_s` of the measured steps."""
 
     header: Mapping[str, Any]
     others: tuple[Mapping[str, Any], ...]
@@ -51,6 +51,7 @@ class Rank:
     epochs: tuple[RankEpoch, ...]
     au_null: float | None
     null_ns: int
+    null_begin_ns: int | None
     warmup_steps: int
     idle_steps: int
     samples: int
@@ -62,6 +63,7 @@ class Rank:
     spans_s: Mapping[str, float]
     prep_cpu_s: float
     run_delay_s: float
+    copy_s: float
     clock_ns: int
     first_got_ns: int | None
     last_step: int | None
@@ -198,7 +200,8 @@ def _rank(trace: Trace, own: Steps, starts: Mapping[int, int], prefetch: int) ->
     gaps = np.flatnonzero(own.step != np.arange(len(own)))
     empty = work.step[(work.samples != 0) & (work.record_bytes == 0)]
     clock = spans_of_clock_ns(own, starts)[1]
-    au_null, null_ns = _null(steps.pick(steps.kind == NULL))
+    null = steps.pick(steps.kind == NULL)
+    au_null, null_ns = _null(null)
     return Rank(
         header=trace.header,
         others=trace.others,
@@ -208,6 +211,7 @@ def _rank(trace: Trace, own: Steps, starts: Mapping[int, int], prefetch: int) ->
         epochs=epochs,
         au_null=au_null,
         null_ns=null_ns,
+        null_begin_ns=int(null.asked_ns[0]) if len(null) else None,
         warmup_steps=int((own.kind == WARMUP).sum()),
         idle_steps=len(own) - len(work),
         samples=int(work.samples.sum()),
@@ -219,9 +223,10 @@ def _rank(trace: Trace, own: Steps, starts: Mapping[int, int], prefetch: int) ->
         spans_s={name: float(np.nansum(column)) for name, column in work.spans_s.items() if not np.isnan(column).all()},
         prep_cpu_s=float(work.prep_cpu_s.sum()),
         run_delay_s=float(work.run_delay_s.sum()),
+        copy_s=float(own.copy_s[own.kind == STEP].sum()),
         clock_ns=int(clock.sum()),
         first_got_ns=int(work.got_ns[0]) if len(work) else None,
-        last_step=int(steps.step[-1]) if len(steps) and steps.kind[-1] != NULL else None,
+        last_step=int(own.step[-1]) if len(own) else None,
         last_ns=int(steps.sync_end_ns[-1]) if len(steps) else None,
         gap=(int(own.step[gaps[0]]), int(gaps[0])) if len(gaps) else None,
         empty=(len(empty), int(empty[0])) if len(empty) else None,

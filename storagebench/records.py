@@ -37,7 +37,8 @@ class StepRecord:
 
     The schedule: `start_ns` = max(end of the step before, ready), `due_ns` = start + compute, `release_ns` = the scheduled end after sync, later than
     the ranks' latest due only by a host stall. The real clock: `asked_ns`, `ready_ns`, `got_ns`, `compute_end_ns`, `sync_end_ns`. `spans_s` is wall
-    time of the stages over all workers, `prep_cpu_s` the CPU time of those after the fetch, `run_delay_s` how long workers at it were without a core.
+    time of the stages over all workers, `prep_cpu_s` the CPU time of those after the fetch, `run_delay_s` how long workers at it were without a core;
+    `copy_s` how long the batch took onto a real device (before `start_ns`).
     """
 
     kind: str
@@ -66,6 +67,7 @@ class StepRecord:
     ids_hash: int = 0
     checksum: int | None = None
     bad_samples: tuple[tuple[int, str], ...] = ()
+    copy_s: float = 0.0
 
 
 STEP_COLUMNS = tuple(StepRecord.__dataclass_fields__)

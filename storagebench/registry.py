@@ -41,6 +41,7 @@ class LoaderInfo:
     see the bytes. `odirect`: it can read with O_DIRECT, `prefers_odirect`: it does where nothing is cached and the file system takes it.
 
     `least_decode` is the level below which the library cannot stop. `s3_client` is the client it uses on S3 when the user names none.
+    `shares_process`: several of it may run side by side in one process (threads at most, no state of the process changed, LoadJob.counts_process kept).
     """
 
     entry: str
@@ -58,6 +59,7 @@ class LoaderInfo:
     s3_client: str = "obstore"
     why_formats: str = ""
     units: Mapping[str, Unit] = field(default_factory=dict)
+    shares_process: bool = False
     api: int = API_VERSION
 
     def unit_of(self, format_name: str) -> Unit:
@@ -83,6 +85,7 @@ LOADERS: dict[str, LoaderInfo] = {
         "sample",
         "hands over ready batches and reads nothing: the harness's own limit",
         "none",
+        shares_process=True,
     ),
     "files": LoaderInfo(
         "storagebench.loaders.files:FilesLoader",
@@ -146,6 +149,7 @@ LOADERS: dict[str, LoaderInfo] = {
         prefers_odirect=True,
         why_formats="reads records at known places",
         units={"parquet": "row_group"},
+        shares_process=True,
     ),
 }
 

@@ -6,8 +6,10 @@ by sorting raw words, so an order is the same on every machine and with every nu
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +19,7 @@ Indices = NDArray[np.int64]
 
 _PURPOSE_ORDER = 1
 _PURPOSE_BUFFER = 2
+_order_lock = threading.Lock()
 
 
 def _words(seed: int, epoch: int, purpose: int, count: int) -> NDArray[np.uint64]:
@@ -27,10 +30,16 @@ def _words(seed: int, epoch: int, purpose: int, count: int) -> NDArray[np.uint64
 
 
 def epoch_order(seed: int, epoch: int, count: int, shuffle: bool) -> Indices:
-    """A permutation of range(count): another one each epoch, the same for the same seed; the identity without shuffle."""
-    if not shuffle:
-        return np.arange(count, dtype=np.int64)
-    return np.argsort(_words(seed, epoch, _PURPOSE_ORDER, count), kind="stable").astype(np.int64)
+    """A permutation of range(count), to be read only: another one each epoch, the same for the same seed; the identity without shuffle."""
+    with _order_lock:  # of threads that ask for the same order at once, one works it out
+        return _epoch_order(seed, epoch, count, shuffle)
+
+
+@lru_cache(maxsize=1)
+def _epoch_order(seed: int, epoch: int, count: int, shuffle: bool) -> Indices:
+    order = np.argsort(_words(seed, epoch, _PURPOSE_ORDER, count), kind="stable").astype(np.int64) if shuffle else np.arange(count, dtype=np.int64)
+    order.flags.writeable = False  # it is kept for who asks next: the plan and the start of an epoch, and all ranks of this process
+    return order
 
 
 @dataclass(frozen=True)

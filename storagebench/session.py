@@ -1,57 +1,50 @@
 """One run, put together: open the dataset, plan, write `run.json`, start the ranks, judge. The only place where adapters meet the engine.
 
-`prepare` and `execute` run in the command; `rank_main` runs in each rank and builds everything anew from the run folder, since live clients never
-cross processes.
+`prepare` and `execute` run in the command; what runs in the ranks' processes is `storagebench.rankmain`.
 """
 
 from __future__ import annotations
 
 import os
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from storagebench import __version__, host
-from storagebench.cachestate import HostCache
+from storagebench import host
 from storagebench.checks.judge import judge, write_summary
 from storagebench.clock import SystemClock
 from storagebench.configfile import Configured, changed
+from storagebench.device import is_device
 from storagebench.diagnosis.online import wants_headroom
-from storagebench.engine import Engine, EngineJob
 from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError, UsageError
 from storagebench.launch import Interrupted, Outcome, handling_signals, rank_failure, run_ranks
-from storagebench.loaders.null import NullLoader
 from storagebench.manifest import MANIFEST_KEY, Dataset, load_dataset
 from storagebench.metrics import Summary
-from storagebench.plan import make_plan, refuse_if_too_large
+from storagebench.nvml import open_sampler
+from storagebench.plan import make_plan, num_processes, refuse_if_too_large
 from storagebench.probe.ceiling import ceiling_group, run_ceiling, run_headroom
 from storagebench.probe.depth import find_depth
 from storagebench.probe.plan import Group
-from storagebench.protocols import LoadJob, Store, StoreSpec
+from storagebench.protocols import Store, StoreSpec
+from storagebench.rankmain import process_main, shard_paths
 from storagebench.records import (
     RUN_FILE,
     SCHEMA_VERSION,
-    TraceWriter,
     as_plain,
-    config_digest,
     create_run_dir,
-    rank_trace_path,
     rank_traces,
     read_run,
     write_json,
 )
-from storagebench.registry import LoaderInfo, loader_info, misfit, open_loader, refuse_missing
-from storagebench.s3server import find_server
+from storagebench.registry import LoaderInfo, loader_info, misfit, refuse_missing
 from storagebench.storage import open_spec, parse_url
 from storagebench.storage.posix import takes_odirect
 from storagebench.storage.s3_config import endpoint_of_environment
 from storagebench.traces import read_trace
 from storagebench.units import format_bytes
 from storagebench.workload import Workload
-from storagebench.world import open_world, place_from_environment
 
 _OPENED_OBJECTS = 1000
 _LAUNCHER_ENDS_US_WITHIN_S = 5.0
@@ -91,8 +84,10 @@ def prepare(request: Request) -> Path:
         if problem is not None:
             raise problem
         refuse_missing(f"loader {workload.loader.name}", info.needs)
-        if workload.run.num_accelerators > 1:
-            refuse_missing("a run with several accelerators", ("torch",))
+        if is_device(workload.run.accelerator):
+            refuse_missing(f"--accelerator {workload.run.accelerator}", ("torch",))
+        if num_processes(workload) > 1:
+            refuse_missing("a run with accelerators in several processes", ("torch",))
         listing = _find_shards(store, dataset, workload.run.listing == "list")
         spec = store.spec  # an S3 store has learned whether ranges work; the ranks need not ask again
     finally:
@@ -103,7 +98,7 @@ def prepare(request: Request) -> Path:
     plan = make_plan(workload, workload.run.num_accelerators, dataset)
     refuse_if_too_large(plan, host.free(), workload.run.memory_limit_fraction)
     in_process = spec.kind == "memory" or (spec.kind == "shaped" and spec.root.startswith("memory://"))
-    if in_process and (plan.world_size > 1 or (info.workers == "processes" and workload.loader.num_workers)):
+    if in_process and (plan.num_processes > 1 or (info.workers == "processes" and workload.loader.num_workers)):
         raise UsageError("a dataset in memory:// lives in one process", "use one accelerator and --num-workers 0, or a path")
     run_dir = create_run_dir(request.results_dir, request.run_id)
     clock = SystemClock()
@@ -147,7 +142,7 @@ def _with_depth(configured: Configured, spec: StoreSpec, dataset: Dataset) -> Co
     loader = configured.workload.loader
     if loader.io_depth or not loader_info(loader.name).prefers_odirect or spec.kind != "posix" or spec.options.get("io") != "direct":
         return configured
-    found = find_depth(dataset, _shard_paths(spec, dataset)[0])
+    found = find_depth(dataset, shard_paths(spec, dataset)[0])
     if found is None:
         return configured
     settings = {"loader.io_depth": found[1]}
@@ -216,7 +211,9 @@ def execute(run_dir: Path, debug: bool = False) -> Summary:
     run = read_run(run_dir)
     clock = SystemClock()
     spec = StoreSpec(**run["store"])
-    trace = host.HostTrace(run_dir, clock, Path(spec.root) if spec.kind == "posix" else None)
+    accelerator = run["config"]["run"]["accelerator"]
+    devices = open_sampler(accelerator, os.environ) if is_device(accelerator) else None
+    trace = host.HostTrace(run_dir, clock, Path(spec.root) if spec.kind == "posix" else None, devices)
     info = loader_info(run["config"]["loader"]["name"])
     failure: StorageBenchError | None = None
     outcome = Outcome(EXIT_RANK, reason="did not start")
@@ -225,17 +222,18 @@ def execute(run_dir: Path, debug: bool = False) -> Summary:
         with handling_signals():
             _probe_ceiling(run, spec, trace, clock, "before")
             with trace.sampling():
-                outcome = run_ranks(rank_main, str(run_dir), run["plan"]["world_size"], needs_workers, debug)
+                outcome = run_ranks(process_main, str(run_dir), run["plan"]["num_processes"], needs_workers, debug)
             if outcome.exit_code == EXIT_OK:
                 _probe_ceiling(run, spec, trace, clock, "after")
                 _probe_headroom(run_dir, run, spec, trace, clock)
     except StorageBenchError as error:
         failure = error
         outcome = Outcome(error.exit_code, reason=error.message)
+    failed_rank = None
     if failure is None and outcome.exit_code != EXIT_OK:
-        failure = _failure(run_dir, outcome, run["plan"]["world_size"])
+        failure, failed_rank = _failure(run_dir, outcome, run["plan"]["world_size"], run["config"]["run"]["accelerators_per_process"])
         outcome = replace(outcome, exit_code=failure.exit_code)
-    trace.end({"exit_code": outcome.exit_code, "failed_rank": outcome.failed_rank, "failure": failure.message if failure else None})
+    trace.end({"exit_code": outcome.exit_code, "failed_rank": failed_rank, "failure": failure.message if failure else None})
     summary = write_summary(run_dir)
     if failure is not None:
         raise failure
@@ -248,7 +246,7 @@ def _probe_ceiling(run: Mapping[str, Any], spec: StoreSpec, trace: host.HostTrac
         return
     begin_ns = clock.now_ns()
     dataset = _dataset_of(spec)
-    paths, _ = _shard_paths(spec, dataset)
+    paths, _ = shard_paths(spec, dataset)
     trace.ceiling(when, begin_ns, run_ceiling(spec, dataset, Group(**run["ceiling"]), _readers(run), paths, run["config"]["run"]["cache"] == "warm"))
 
 
@@ -262,7 +260,7 @@ def _probe_headroom(run_dir: Path, run: Mapping[str, Any], spec: StoreSpec, trac
     begin_ns = clock.now_ns()
     try:
         dataset = _dataset_of(spec)
-        paths, _ = _shard_paths(spec, dataset)
+        paths, _ = shard_paths(spec, dataset)
         info, cache = loader_info(config["loader"]["name"]), config["run"]["cache"]
         group = ceiling_group(dataset, info.unit_of(dataset.format), config["loader"]["shuffle"], cache, spec)
         found = run_headroom(spec, dataset, group, _readers(run), paths, cache == "warm", seconds)
@@ -277,7 +275,7 @@ def raw_rate(request: Request, dataset: Dataset, cache: str, seconds: float) -> 
     """Bytes per second of raw reads as --ceiling makes them for this request, in this cache state, for so many seconds a try. Raises StorageError, DatasetError."""
     workload, spec = request.configured.workload, store_spec(request)
     group = ceiling_group(dataset, loader_info(workload.loader.name).unit_of(dataset.format), workload.loader.shuffle, cache, spec)
-    paths, _ = _shard_paths(spec, dataset)
+    paths, _ = shard_paths(spec, dataset)
     readers = workload.run.num_accelerators * max(workload.loader.num_workers, 1)
     return float(run_ceiling(spec, dataset, group, readers, paths, cache == "warm", seconds)["bytes_per_s"])
 
@@ -295,149 +293,17 @@ def _dataset_of(spec: StoreSpec) -> Dataset:
         store.close()
 
 
-def _failure(run_dir: Path, outcome: Outcome, world_size: int) -> StorageBenchError:
-    """What ended the run: the first error that a rank wrote down and that is not just the loss of a peer, else the death of a process."""
-    errors = [record for path in rank_traces(run_dir) for record in read_trace(path).of_kind("error") if not record["lost_peer"]]
+def _failure(run_dir: Path, outcome: Outcome, world_size: int, per_process: int) -> tuple[StorageBenchError, int | None]:
+    """What ended the run, and in which rank: the first error that a rank wrote down and that is not just the loss of a peer, else the death of a
+    process, which is told as its first rank's."""
+    traces = [read_trace(path) for path in rank_traces(run_dir)]
+    errors = [(record, trace.header["rank"]) for trace in traces for record in trace.of_kind("error") if not record["lost_peer"]]
     if errors:
-        first = min(errors, key=lambda record: record["monotonic_ns"])
+        first, rank = min(errors, key=lambda pair: pair[0]["monotonic_ns"])
         error = StorageBenchError(first["message"], first["hint"])
         error.exit_code = first["exit_code"]
-        return error
-    return rank_failure(outcome, world_size)
-
-
-def rank_main(run_dir_text: str) -> int:
-    """One rank, from the run folder alone; its exit code. An error goes into the trace, where `execute` finds it."""
-    run_dir = Path(run_dir_text)
-    run = read_run(run_dir)
-    clock = SystemClock()
-    place = place_from_environment(os.environ) if run["plan"]["world_size"] > 1 else place_from_environment({})
-    trace = TraceWriter(rank_trace_path(run_dir, place.rank))
-    trace.write(
-        {
-            "kind": "header",
-            "schema_version": SCHEMA_VERSION,
-            "run_id": run["run_id"],
-            "rank": place.rank,
-            "host": place.host,
-            "pid": os.getpid(),
-            "boot_id": host.boot_id(),
-            "version": __version__,
-            "config_digest": config_digest(run["config"]),
-            "dataset_digest": run["dataset"]["digest"],
-            **host.clock_pair(clock),
-        }
-    )
-    try:
-        _run_rank(run, place, clock, trace)
-    except Interrupted:
-        raise  # a signal to the command, which this rank runs in
-    except StorageBenchError as error:
-        _write_error(trace, clock, error.message, error.hint, error.exit_code)
-        return error.exit_code
-    except Exception as error:
-        _write_error(
-            trace, clock, f"rank {place.rank} failed: {type(error).__name__}: {error}", "run it with --debug and report it", EXIT_RANK, error
-        )
-        if _lost_peer(error):
-            time.sleep(_LAUNCHER_ENDS_US_WITHIN_S)  # so that the launcher sees the dead rank first, and names it
-        return EXIT_RANK
-    finally:
-        trace.close()
-    return EXIT_OK
-
-
-def _lost_peer(error: Exception | None) -> bool:
-    """Whether gloo lost another rank, which is not this rank's fault."""
-    return error is not None and any(word in str(error) for word in ("Connection closed by peer", "Connection reset by peer", "gloo"))
-
-
-def _write_error(trace: TraceWriter, clock: SystemClock, message: str, hint: str, code: int, error: Exception | None = None) -> None:
-    lost_peer = _lost_peer(error)
-    text = "".join(traceback.format_exception(error)) if error else ""
-    trace.write(
-        {"kind": "error", "message": message, "hint": hint, "exit_code": code, "lost_peer": lost_peer, "traceback": text, **host.clock_pair(clock)}
-    )
-
-
-def _run_rank(run: Mapping[str, Any], place: Any, clock: SystemClock, trace: TraceWriter) -> None:
-    workload = Workload.model_validate(run["config"])
-    spec = StoreSpec(**run["store"])
-    store = open_spec(spec)
-    dataset = load_dataset(store)
-    store.close()
-    trace.write({"kind": "dataset", "digest": dataset.digest()})
-    if dataset.digest() != run["dataset"]["digest"]:
-        raise DatasetError(f"the dataset at {spec.url} changed since the run was planned", "nothing may write to it during a run")
-    world = open_world(place)
-    job = load_job(workload, spec, dataset, place.rank, place.world_size)
-    null_loader = NullLoader().open_endless(job)
-    begin_ns = clock.now_ns()
-    loader = open_loader(workload.loader.name).open(job)
-    try:
-        trace.write({"kind": "opened", "open_begin_ns": begin_ns, "open_end_ns": clock.now_ns(), "effective": dict(loader.effective())})
-        cache = _host_cache(workload, spec, dataset)
-        Engine(_engine_job(run, workload, dataset), world, clock, trace, cache).run(loader, null_loader)
-    finally:
-        loader.close()
-    world.close()
-
-
-def load_job(workload: Workload, spec: StoreSpec, dataset: Dataset, rank: int, world_size: int) -> LoadJob:
-    """What the loader of one rank is asked to do."""
-    return LoadJob(
-        store=spec,
-        dataset=dataset,
-        rank=rank,
-        world_size=world_size,
-        batch_size=workload.train.batch_size,
-        seed=workload.run.seed,
-        shuffle=workload.loader.shuffle,
-        keep_remainder=workload.run.remainder == "keep",
-        num_workers=workload.loader.num_workers,
-        prefetch_batches=workload.loader.prefetch_batches,
-        io_depth=workload.loader.io_depth,
-        shuffle_buffer=workload.loader.shuffle_buffer,
-        decode=workload.run.decode,
-        verify=workload.run.verify,
-        handover_bytes_per_sample=workload.dataset.record_length_bytes_resize,
-    )
-
-
-def _engine_job(run: Mapping[str, Any], workload: Workload, dataset: Dataset) -> EngineJob:
-    duration_s = workload.run.duration_s
-    return EngineJob(
-        epochs=workload.train.epochs,
-        batch_size=workload.train.batch_size,
-        compute_ns=round(run["plan"]["compute_time_s"] * 1e9),
-        warmup_steps=workload.run.warmup_steps,
-        sync=workload.run.sync,
-        max_steps=workload.run.max_steps,
-        duration_ns=None if duration_s is None else round(duration_s * 1e9),
-        null_duration_ns=round(workload.run.null_duration_s * 1e9),
-        expected_crc32c=dataset.index["crc32c"],
-        shard_of=dataset.shard_of,
-        command_pid=run["command_pid"],
-    )
-
-
-def _host_cache(workload: Workload, spec: StoreSpec, dataset: Dataset) -> HostCache:
-    """The files behind the shards, where this host has them: a local path, or the folder of our own `serve-s3`."""
-    mode = workload.run.cache
-    if workload.loader.name == "null":
-        return HostCache("as-is", [])
-    return HostCache(mode, *_shard_paths(spec, dataset))
-
-
-def _shard_paths(spec: StoreSpec, dataset: Dataset) -> tuple[list[str], int | None]:
-    """The shards as files of this host (none where it has them not), and the pid of our own server that reads them."""
-    if spec.kind == "posix":
-        return [os.path.join(spec.root, name) for name in dataset.names], None
-    served = find_server(spec.options.get("endpoint_url", "")) if spec.kind == "s3" else None
-    if served is None:
-        return [], None
-    folder = Path(served.directory) / spec.root.removeprefix("s3://")
-    return [str(folder / name) for name in dataset.names], served.pid
+        return error, rank
+    return rank_failure(outcome, world_size, per_process), None if outcome.failed_process is None else outcome.failed_process * per_process
 
 
 def default_run_id(workload: Workload, clock: SystemClock) -> str:

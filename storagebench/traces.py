@@ -29,7 +29,7 @@ _CHUNK_BYTES: Final = 4 * 2**20
 # A line of a step: the types of STEP_COLUMNS, in their order.
 _Row = tuple[
     Literal["null", "warmup", "step", "idle"], int, int, int, int | None, int, int, int, int, int, int, int, int | None, int, int, int, int | None,
-    int, int, int, dict[str, float], float, float, int, int | None, tuple[tuple[int, str], ...],
+    int, int, int, dict[str, float], float, float, int, int | None, tuple[tuple[int, str], ...], float,
 ]  # fmt: skip
 _decode_row = msgspec.json.Decoder(_Row).decode
 _CODES: Final = {kind: code for code, kind in enumerate(KINDS)}
@@ -70,6 +70,7 @@ class Steps(Sequence[StepRecord]):
     ids_hash: Ints
     checksum: Ints
     bad_samples: NDArray[np.object_]
+    copy_s: Floats
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
         for name in STEP_COLUMNS:
@@ -126,7 +127,7 @@ def _plain(value: Any) -> Any:
     return None if plain == UNKNOWN else plain
 
 
-_FLOATS: Final = frozenset({"prep_cpu_s", "run_delay_s"})
+_FLOATS: Final = frozenset({"prep_cpu_s", "run_delay_s", "copy_s"})
 
 
 def _column(name: str, values: Sequence[Any]) -> Any:

@@ -104,8 +104,15 @@ class TrainSpec(_Frozen):
 class RunSpec(_Frozen):
     """One measurement: who consumes, for how long, in which cache state, and what is proved on the way."""
 
-    accelerator: str = _option("", "--accelerator", "whose compute time is emulated (see `storagebench list accelerators`)")
+    accelerator: str = _option(
+        "",
+        "--accelerator",
+        "whose compute time is emulated (see `storagebench list accelerators`), or cuda[:i] for a real device with --compute-time",
+    )
     num_accelerators: int = _option(1, "--num-accelerators", "emulated accelerators (ranks) on this host", ge=1, le=100_000)
+    accelerators_per_process: int = _option(
+        1, "--accelerators-per-process", "accelerators that share one process, for loaders that allow it (null, direct)", ge=1, le=100_000
+    )
     compute_time_s: Seconds | None = _option(None, "--compute-time", "seconds of compute per step, instead of the accelerator's")
     max_steps: int | None = _option(None, "--max-steps", "stop after so many steps in all (warm-up included)", ge=1)
     duration_s: Seconds | None = _option(None, "--duration", "stop at the first step end after this time (warm-up included)")
@@ -157,6 +164,9 @@ class Workload(_Frozen):
         table = self.train.compute_time_s
         if self.run.accelerator in table:
             return table[self.run.accelerator]
+        device, colon, _ = self.run.accelerator.partition(":")
+        if colon and device in table:
+            return table[device]
         known = ", ".join(sorted(table)) or "none"
         if not self.run.accelerator:
             raise UsageError(f"workload {self.name} needs an accelerator (it knows: {known})", "give --accelerator NAME or --compute-time SECONDS")

@@ -1,4 +1,5 @@
-"""Who am I among the ranks, and the few collectives that the engine needs. One process needs no torch; several use gloo.
+"""Who am I among the ranks, and the few collectives that the engine needs. One process needs no torch; several use gloo. Ranks that share a
+process combine in `storagebench.consumers` first.
 
 No collective here has a timeout that a slow fetch could meet: death is told by the process (see `storagebench.launch`), so gloo waits for a day.
 """
@@ -21,17 +22,37 @@ _COLLECTIVE_TIMEOUT_S = 86_400
 
 @dataclass(frozen=True)
 class Place:
-    """Rank and host of this process."""
+    """Rank and host of one consumer. `ranks_per_host` is of a full host, as the last one may have fewer; `rank_of_process` counts those that share a
+    process."""
 
     rank: int = 0
     world_size: int = 1
     rank_of_host: int = 0
     ranks_per_host: int = 1
     host: str = ""
+    rank_of_process: int = 0
 
     @property
     def num_hosts(self) -> int:
-        return self.world_size // self.ranks_per_host
+        return -(-self.world_size // self.ranks_per_host)
+
+    def shared_by(self, per_process: int, world_size: int) -> list[Place]:
+        """The places of the consumers in the process at this place: `per_process` of them in each, in the last one what is left of `world_size`.
+
+        >>> [place.rank for place in Place(rank=1, world_size=2).shared_by(4, 6)]
+        [4, 5]
+        """
+        return [
+            Place(
+                rank=self.rank * per_process + index,
+                world_size=world_size,
+                rank_of_host=self.rank_of_host * per_process + index,
+                ranks_per_host=min(world_size, self.ranks_per_host * per_process),
+                host=self.host,
+                rank_of_process=index,
+            )
+            for index in range(min(per_process, world_size - self.rank * per_process))
+        ]
 
 
 class World(Protocol):
@@ -45,8 +66,8 @@ class World(Protocol):
     def max_ns(self, value: int) -> int:
         """The largest of the ranks' values."""
 
-    def sum_counts(self, counts: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The elementwise sum over ranks; may reuse the array."""
+    def count_ids(self, ids: NDArray[np.int64], num_samples: int) -> NDArray[Any]:
+        """How often each of the sample ids 0 .. num_samples - 1 occurs over all ranks. To be read only."""
 
     def gather(self, value: Any) -> list[Any]:
         """The JSON-like values of all ranks, by rank, on every rank."""
@@ -67,8 +88,8 @@ class SingleWorld:
     def max_ns(self, value: int) -> int:
         return value
 
-    def sum_counts(self, counts: NDArray[np.int32]) -> NDArray[np.int32]:
-        return counts
+    def count_ids(self, ids: NDArray[np.int64], num_samples: int) -> NDArray[Any]:
+        return np.bincount(ids, minlength=num_samples)
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
@@ -102,8 +123,8 @@ class GlooWorld:
         self._dist.all_reduce(self._deadline, op=self._dist.ReduceOp.MAX)
         return int(self._deadline[0])
 
-    def sum_counts(self, counts: NDArray[np.int32]) -> NDArray[np.int32]:
-        tensor = self._torch.from_numpy(counts)
+    def count_ids(self, ids: NDArray[np.int64], num_samples: int) -> NDArray[Any]:
+        tensor = self._torch.from_numpy(np.bincount(ids, minlength=num_samples).astype(np.int32))
         self._dist.all_reduce(tensor, op=self._dist.ReduceOp.SUM)
         result: NDArray[np.int32] = tensor.numpy()
         return result

@@ -77,6 +77,7 @@ _SUBJECT: Final[Mapping[str, Fact]] = {
     "prefetched batches": _config("loader", "prefetch_batches"),
     "shuffle": _config("loader", "shuffle"),
     "verification": _config("run", "verify"),
+    "accelerators per process": lambda saved: saved.run["config"]["run"].get("accelerators_per_process", 1),
 }
 _SURROUNDINGS: Final[Mapping[str, Fact]] = {
     "dataset digest": _summary("dataset_digest"),

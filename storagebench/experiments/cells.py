@@ -15,6 +15,7 @@ from storagebench.sampling import plan_by_sample
 from storagebench.storage import parse_url
 from storagebench.storage.shaped import jitter_ns
 from storagebench.workload import DatasetSpec, LoaderSpec, RunSpec, TrainSpec, Workload
+from storagebench.world import Place
 
 RECORD_BYTES = 8192
 SEED = 1
@@ -24,7 +25,7 @@ SEED = 1
 class Cell:
     """One run. Seconds: `compute_s` of a step, `read_s` that a rank's batch takes on the wire which all ranks share (0: no limit), `latency_s` of a
     request and `jitter_s`, the mean of an exponential one on top. `prefetch` batches (0: none), `workers` threads of a rank; `queue_first`: the
-    first step waits until the queue is full; `hogs` processes spin meanwhile."""
+    first step waits until the queue is full; `hogs` processes spin meanwhile; `per_process` ranks share a process."""
 
     name: str
     compute_s: float
@@ -40,6 +41,11 @@ class Cell:
     warmup: int = 3
     queue_first: bool = False
     hogs: int = 0
+    per_process: int = 1
+
+    @property
+    def num_processes(self) -> int:
+        return -(-self.world_size // self.per_process)
 
     @property
     def num_samples(self) -> int:
@@ -69,20 +75,28 @@ class Cell:
             dataset=dataset_spec(self.num_samples),
             loader=LoaderSpec(name=self.loader, num_workers=self.workers, prefetch_batches=max(1, self.prefetch)),
             train=TrainSpec(batch_size=self.batch_size),
-            run=RunSpec(num_accelerators=self.world_size, compute_time_s=self.compute_s, warmup_steps=self.warmup, decode="none", cache="as-is"),
+            run=RunSpec(
+                num_accelerators=self.world_size,
+                accelerators_per_process=self.per_process,
+                compute_time_s=self.compute_s,
+                warmup_steps=self.warmup,
+                decode="none",
+                cache="as-is",
+            ),
         )
 
-    def job(self, store: StoreSpec, dataset: Dataset, rank: int) -> LoadJob:
+    def job(self, store: StoreSpec, dataset: Dataset, place: Place) -> LoadJob:
         """The loader's job. The dataset is cut to the samples of this cell, so that its one epoch is complete."""
         return LoadJob(
             store=store,
             dataset=replace(dataset, index=dataset.index[: self.num_samples]),
-            rank=rank,
+            rank=place.rank,
             world_size=self.world_size,
             batch_size=self.batch_size,
             seed=SEED,
             num_workers=self.workers,
             prefetch_batches=max(1, self.prefetch),
+            counts_process=place.rank_of_process == 0,
         )
 
     def expected_au(self, dataset: Dataset) -> float:
@@ -116,10 +130,6 @@ class Check:
     cells: tuple[Cell, ...]
     kind: str = "known"
 
-    @property
-    def world_size(self) -> int:
-        return self.cells[0].world_size
-
 
 def dataset_spec(num_samples: int) -> DatasetSpec:
     """Records of one length behind each other in shards, so that each sample is one request of known bytes."""
@@ -139,16 +149,26 @@ def quick_checks(hogs: int) -> list[Check]:
         Check("null loader", "A6, several step lengths", nulls, "null"),
         Check("CPU contention", f"A2, {hogs} hogs", (busy, replace(busy, name="hogs", hogs=hogs)), "contention"),
         Check("2 ranks in step", "A1 c/(c + 2b/B)", (Cell("a1x2", 0.100, 60, 2, read_s=0.050),)),
+        _sharing(4, 1.5, 60),
     ]
 
 
 NULL_STEPS = {0.001: 500, 0.010: 150, 0.050: 30}
 
 
+def _sharing(ranks: int, demand: float, steps: int) -> Check:
+    """Ranks that share one process ask for `demand` times what the wire gives, each in a pipeline of its own."""
+    compute_s = 0.224
+    read_s = demand * compute_s / ranks
+    cell = Cell(f"share{ranks}-{demand:g}", compute_s, steps, ranks, "direct", 1, 2, 1, read_s, warmup=6, per_process=ranks)
+    return Check(f"{ranks} in one process", f"A2 demand {demand:g} of the wire", (cell,))
+
+
 def full_checks(hogs: int) -> list[Check]:
     """The quick ones, the grid (2 compute times x 3 bandwidths x 1, 2, 4 ranks, with and without prefetch) and random reads of ranks in step."""
     checks = quick_checks(hogs)
     slow = Cell("latency", 0.020, 100, prefetch=4, workers=2, read_s=0.005, latency_s=0.055, warmup=12)
+    checks += [_sharing(4, 0.5, 60), _sharing(64, 0.5, 60), _sharing(64, 1.5, 60)]
     checks.append(Check("latency-bound pipeline", "A2 c W/(L + b/B)", (slow,)))
     for ranks in (1, 2, 4):
         checks += _grid(ranks)

@@ -1,6 +1,6 @@
 """One rank's part of `selfcheck`: cell after cell through the real engine, a trace for each. Judges nothing.
 
-`rank_entry` is what `launch.run_ranks` calls in each rank; `run_cell` is the same for any clock, world and loader.
+`process_entry` is what `launch.run_ranks` calls in each process; `run_cell` is the same for any clock, world and loader.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from storagebench.accelerator import EmulatedAccelerator
 from storagebench.cachestate import HostCache
 from storagebench.clock import Clock, SystemClock
+from storagebench.consumers import ConsumerClock, ConsumerGroup, ConsumerWorld, PeerFailedError, run_consumers
 from storagebench.engine import Engine, EngineJob
-from storagebench.errors import EXIT_OK, StorageBenchError
+from storagebench.errors import EXIT_OK, EXIT_RANK, StorageBenchError
 from storagebench.experiments.cells import Cell
 from storagebench.loaders.direct import DirectRun
 from storagebench.loaders.null import NullLoader
@@ -38,30 +40,57 @@ def write_cells(folder: Path, root: str, cells: Sequence[Cell]) -> None:
     write_json(folder / _PLAN_FILE, {"root": root, "cells": rows})
 
 
-def rank_entry(folder_text: str) -> int:
-    """One rank over all cells of a launch; its exit code."""
+def process_entry(folder_text: str) -> int:
+    """The ranks of one process over all cells of a launch; the exit code."""
     folder = Path(folder_text)
     plan = json.loads((folder / _PLAN_FILE).read_bytes())
-    size = plan["cells"][0]["cell"]["world_size"]
-    place = place_from_environment(os.environ if size > 1 else {})
+    cells = [(Cell(**row["cell"]), StoreSpec(**row["store"])) for row in plan["cells"]]
+    first = cells[0][0]
+    place = place_from_environment(os.environ if first.num_processes > 1 else {})
     try:
         store = open_store(plan["root"])
         dataset = load_dataset(store)
         store.close()
-        world, clock = open_world(place), SystemClock()
-        for row in plan["cells"]:
-            _run_real(Cell(**row["cell"]), StoreSpec(**row["store"]), dataset, world, clock, folder)
-        world.close()
+        if first.per_process == 1:
+            world = open_world(place)
+            _run_cells(cells, dataset, world, SystemClock(), folder)
+            world.close()
+            return EXIT_OK
+        group = ConsumerGroup(open_world(place), place.shared_by(first.per_process, first.world_size))
+
+        def consume(world: ConsumerWorld) -> int:
+            return _told(world, lambda: _run_cells(cells, dataset, world, ConsumerClock(group, world.place), folder))
+
+        code = run_consumers(group, consume)
+        if code == EXIT_OK:
+            group.close()
+        return code
     except StorageBenchError as error:
-        if size == 1:
+        if first.world_size == 1:
             raise
         print(f"rank {place.rank}: {error.message}", file=sys.stderr)
         return error.exit_code
+
+
+def _told(world: World, work: Callable[[], None]) -> int:
+    """The exit code of one of several ranks in a process; what it raises is said."""
+    try:
+        work()
+    except PeerFailedError:
+        return EXIT_RANK
+    except Exception as error:
+        print(f"rank {world.place.rank}: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, StorageBenchError) else EXIT_RANK
     return EXIT_OK
 
 
+def _run_cells(cells: Sequence[tuple[Cell, StoreSpec]], dataset: Dataset, world: World, clock: Clock, folder: Path) -> None:
+    for cell, spec in cells:
+        _run_real(cell, spec, dataset, world, clock, folder)
+
+
 def _run_real(cell: Cell, spec: StoreSpec, dataset: Dataset, world: World, clock: Clock, folder: Path) -> None:
-    job = cell.job(spec, dataset, world.place.rank)
+    job = cell.job(spec, dataset, world.place)
     loader: LoaderRun = NullLoader().open(job) if cell.loader == "null" else DirectRun(job)
     try:
         with _hogs(cell.hogs if world.place.rank_of_host == 0 else 0):
@@ -88,7 +117,7 @@ def run_cell(cell: Cell, dataset: Dataset, loader: LoaderRun, null_loader: Loade
     )
     run = _LateStart(loader, clock, round(cell.queue_wait_s * 1e9)) if cell.queue_first else loader
     try:
-        Engine(job, world, clock, trace, HostCache("as-is", [])).run(run, null_loader)
+        Engine(job, world, clock, trace, HostCache("as-is", []), EmulatedAccelerator(clock, job.compute_ns)).run(run, null_loader)
     finally:
         trace.close()
 

@@ -1,6 +1,6 @@
 """Does this machine measure known answers right: cells with a known AU, through the real loaders, engine, trace and metrics.
 
-One launch for each world size runs all its cells; then they are judged from their traces. The dataset is small and temporary; bandwidth and latency
+One launch for each world size (and share of a process) runs all its cells; then they are judged from their traces. The dataset is small and temporary; bandwidth and latency
 are the shaped store's. Dataset and traces lie in memory (/dev/shm), so that other work on the disk is not in the answer.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from storagebench.build import generate
 from storagebench.clock import Clock, SystemClock
 from storagebench.experiments.cells import Cell, Check, dataset_spec, full_checks, quick_checks
-from storagebench.experiments.rankcells import rank_entry, write_cells
+from storagebench.experiments.rankcells import process_entry, write_cells
 from storagebench.launch import rank_failure, run_ranks
 from storagebench.manifest import Dataset
 from storagebench.metrics import Summary, summarise
@@ -74,16 +74,22 @@ def run_checks(checks: Sequence[Check], tolerance: float = TOLERANCE, debug: boo
         cells = [cell for check in checks for cell in check.cells]
         data = Workload(name="selfcheck", dataset=dataset_spec(max(cell.num_samples for cell in cells)))
         dataset = generate(data, open_store(str(root / "data")))
-        for size in sorted({cell.world_size for cell in cells}):
-            mine = [cell for cell in cells if cell.world_size == size]
-            say(f"{len(mine)} cell{'s' if len(mine) > 1 else ''} on {size} accelerator{'s' if size > 1 else ''}")
-            folder = root / str(size)
+        for size, share in sorted({(cell.world_size, cell.per_process) for cell in cells}):
+            mine = [cell for cell in cells if (cell.world_size, cell.per_process) == (size, share)]
+            together = f" in {mine[0].num_processes} process{'es' if mine[0].num_processes > 1 else ''}" if share > 1 else ""
+            say(f"{len(mine)} cell{'s' if len(mine) > 1 else ''} on {size} accelerator{'s' if size > 1 else ''}{together}")
+            folder = _folder(root, mine[0])
             folder.mkdir()
             write_cells(folder, str(root / "data"), mine)
-            outcome = run_ranks(rank_entry, str(folder), size, False, debug)
+            outcome = run_ranks(process_entry, str(folder), mine[0].num_processes, False, debug)
             if outcome.exit_code:
-                raise rank_failure(outcome, size)
-        return [judge(check, [measure(cell, root / str(cell.world_size)) for cell in check.cells], dataset, tolerance) for check in checks]
+                raise rank_failure(outcome, size, share)
+        return [judge(check, [measure(cell, _folder(root, cell)) for cell in check.cells], dataset, tolerance) for check in checks]
+
+
+def _folder(root: Path, cell: Cell) -> Path:
+    """Where the launch of a cell leaves its traces."""
+    return root / f"{cell.world_size}-{cell.per_process}"
 
 
 def measure(cell: Cell, folder: Path) -> Summary:

@@ -167,6 +167,23 @@ def _resources(s: Summary) -> Iterator[Section]:
     yield Section("Stages of the loader (all workers and ranks added up)", ("stage", "time"), spans)
 
 
+def _device(s: Summary) -> Iterator[Section]:
+    """Of a real device. What NVML says is no measure of success: any kernel counts as utilisation."""
+    if s["copy_s"] is not None:
+        yield _pairs("Copies to the device", ("in the measured steps (mean of the ranks)", w.seconds(s["copy_s"])))
+    rows = tuple(
+        (
+            f"{row['index']} {w.printable(row['name'] or '')}",
+            w.share(row["utilisation"]),
+            w.size(row["memory_used_bytes"]),
+            w.megabytes_per_s(row["pcie_rx_bytes_per_s"]),
+            w.megabytes_per_s(row["pcie_tx_bytes_per_s"]),
+        )
+        for row in s["devices"]
+    )
+    yield Section("Devices as NVML saw them (information, no part of AU)", ("device", "utilised", "memory", "PCIe in", "PCIe out"), rows)
+
+
 def _parts(s: Summary) -> Iterator[Section]:
     epochs = tuple(
         (
@@ -223,6 +240,7 @@ _SECTIONS: tuple[Callable[[Summary], Iterator[Section]], ...] = (
     _quantiles,
     _around,
     _resources,
+    _device,
     _parts,
     _proof,
 )

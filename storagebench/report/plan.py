@@ -10,9 +10,10 @@ from storagebench.units import format_bytes, format_gib, format_rate, format_sec
 
 def plan_text(plan: Mapping[str, Any], config: Mapping[str, Any], provenance: Mapping[str, str]) -> str:
     """Two blocks of aligned lines. Takes plain data, so that a saved run's plan reads the same."""
-    demand = plan["demand_bytes_per_s"]
+    demand, processes = plan["demand_bytes_per_s"], plan["num_processes"]
+    shared = "" if processes == plan["world_size"] else f", in {processes} process{'es' if processes > 1 else ''}"
     rows = [
-        ("accelerators", f"{plan['world_size']}, {format_seconds(plan['compute_time_s'])} of compute a step"),
+        ("accelerators", f"{plan['world_size']}, {format_seconds(plan['compute_time_s'])} of compute a step{shared}"),
         ("steps", f"{plan['planned_steps']} on each rank ({plan['steps_per_epoch']} an epoch of global batch {plan['global_batch']})"),
         ("samples", f"{plan['samples_per_epoch']} an epoch, {plan['dropped_samples_per_epoch']} dropped at its end"),
         ("dataset", f"{format_bytes(plan['record_bytes_per_epoch'])} of records, {format_bytes(plan['mean_record_bytes'])} each on average"),

@@ -72,7 +72,7 @@ class PosixStore:
                 if entry.is_dir(follow_symlinks=False):
                     stack.append(entry.path)
                 elif entry.is_file(follow_symlinks=False):
-                    yield ObjectInfo(os.path.relpath(entry.path, self._root), entry.stat(follow_symlinks=False).st_size)
+                    yield ObjectInfo(entry.path[len(self._root) :].lstrip("/"), entry.stat(follow_symlinks=False).st_size)
 
     def read(self, extents: Sequence[Extent]) -> Sequence[memoryview]:
         results = []

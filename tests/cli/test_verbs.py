@@ -213,6 +213,8 @@ DESIGN_KEYS = [
     "cpu_s",
     "cpu_s_per_gb",
     "peak_rss_bytes",
+    "copy_s",
+    "devices",
     "ceiling_bytes_per_s",
     "fraction_of_ceiling",
     "bottleneck",

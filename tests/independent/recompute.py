@@ -37,7 +37,7 @@ def recompute(run: Row, ranks: list[list[Row]], hosts: list[list[Row]]) -> Row:
         **_ceiling(run, probed, len(hosts), rates["delivered_bytes_per_s"], totals),
         **_cache(run, per_epoch),
         **_times(run, figures, ends, probed),
-        **_host_figures(figures, ends, hosts),
+        **_host_figures(run["config"]["run"].get("accelerator", ""), figures, ends, hosts),
         **_proof(ranks, figures),
         "per_epoch": per_epoch,
         "per_rank": [rank_row(each) for each in figures],
@@ -154,6 +154,7 @@ def _times(run: Row, figures: list[RankFigures], ends: list[Row], probed: list[R
         inside_s += (max(closes) - min(opens)) / NS if opens and closes else 0.0
     firsts = [each.first_batch_s for each in figures if each.first_batch_s is not None]
     null_s = max((each.null_ns for each in figures), default=0) / NS
+    null_first = any(each.null and began and each.null[0]["asked_ns"] < min(began) for each in figures)
     syncs: dict[tuple[int, int], list[int]] = {}
     for each in figures:
         for row in kind(each.rows, "step"):
@@ -165,7 +166,7 @@ def _times(run: Row, figures: list[RankFigures], ends: list[Row], probed: list[R
     return {
         "wall_s": wall_s,
         "harness_s": None if wall_s is None else max(0.0, wall_s - inside_s),
-        "startup_s": (min(began) - run["command_start_ns"]) / NS - null_s - probing_s if began else None,
+        "startup_s": (min(began) - run["command_start_ns"]) / NS - null_first * null_s - probing_s if began else None,
         "null_s": null_s,
         "time_to_first_batch_s": max(firsts, default=None),
         "compute_s": mean["compute"],
@@ -186,14 +187,30 @@ def _quantiles(values: list[float]) -> Row | None:
     return {**picked, "max": max(values)}
 
 
-def _host_figures(figures: list[RankFigures], ends: list[Row], hosts: list[list[Row]]) -> Row:
+def _host_figures(device: str, figures: list[RankFigures], ends: list[Row], hosts: list[list[Row]]) -> Row:
     delivered = sum(row["record_bytes"] for each in figures for row in each.work)
     cpu_s = math.fsum(row["rank_cpu_s"] + row["worker_cpu_s"] for row in ends) if ends else None
     return {
         "cpu_s": cpu_s,
         "cpu_s_per_gb": None if cpu_s is None or not delivered else cpu_s * 1e9 / delivered,
+        "copy_s": average([sum(row.get("copy_s", 0.0) for row in kind(each.rows, "step")) for each in figures])
+        if device.split(":")[0] == "cuda"
+        else None,
+        "devices": [row for rows in hosts for row in _devices(rows)],
         "peak_rss_bytes": max((row["rss_bytes"] for rows in hosts for row in kind(rows, "host")), default=None),
     }
+
+
+def _devices(rows: list[Row]) -> list[Row]:
+    seen = [device for row in kind(rows, "host") for device in row.get("devices", [])]
+    host = kind(rows, "header")[0].get("host") if kind(rows, "header") else None
+    found = []
+    for index in sorted({device["index"] for device in seen}):
+        mine = [device for device in seen if device["index"] == index]
+        means = {name: average([device[name] for device in mine]) for name in ("utilisation", "pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s")}
+        largest = max((device["memory_used_bytes"] for device in mine if device["memory_used_bytes"] is not None), default=None)
+        found.append({"host": host, "index": index, "name": mine[0]["name"], "memory_used_bytes": largest, **means})
+    return found
 
 
 def _proof(ranks: list[list[Row]], figures: list[RankFigures]) -> Row:

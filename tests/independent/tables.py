@@ -35,12 +35,12 @@ def rank_row(each: RankFigures) -> Row:
     for row in each.work:
         for name, seconds in row["spans_s"].items():
             spans[name] = spans.get(name, 0.0) + seconds
-    every = kind(each.rows, "null", "warmup", "step", "idle")
+    every = kind(each.rows, "warmup", "step", "idle")
     return {
         "rank": each.header.get("rank"),
         "host": each.header.get("host"),
         "steps": each.total["steps"],
-        "last_step": every[-1]["step"] if every and every[-1]["kind"] != "null" else None,
+        "last_step": every[-1]["step"] if every else None,
         "samples": sum(row["samples"] for row in each.work),
         "au_nominal": each.au_nominal,
         "au_uncorrected": each.au(each.total["compute"]),

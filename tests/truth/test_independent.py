@@ -180,7 +180,7 @@ class RandomRun:
     def run_json(self, run_id: str) -> dict[str, Any]:
         rng = self.rng
         settings = {"cache": rng.choice(["cold", "warm", "as-is", "direct"]), "decode": "parse", "remainder": rng.choice(["drop", "keep"]),
-                    "max_steps": self.stop, "sync": "step" if self.sync else "none", "duration_s": None}  # fmt: skip
+                    "max_steps": self.stop, "accelerator": rng.choice(["h100", "cuda", "cuda:1"]), "sync": "step" if self.sync else "none", "duration_s": None}  # fmt: skip
         return {
             "schema_version": 2, "run_id": run_id, "accelerator": "x", "command_start_ns": self.begin - rng.randint(0, 10**10),
             "config": {"name": "w", "loader": {"name": rng.choice(["direct", "null"]), "num_workers": 2, "prefetch_batches": self.prefetch},
@@ -256,7 +256,7 @@ class RandomRun:
                 "host_delay_ns": 0, "queue_level": rng.randint(0, self.prefetch) if self.sees_level else None, "samples": samples,
                 "record_bytes": samples * rng.randint(900, 1100), "handover_bytes": samples * 1000, "verified": rng.randint(0, samples),
                 "errors": int(rng.random() < 0.01), "bad_samples": [[rng.randint(0, 9), "shard"]] if rng.random() < 0.02 else [],
-                "spans_s": {"fetch": rng.random(), "parse": rng.random()} if rng.random() < 0.8 else {}, "ids_hash": 1,
+                "spans_s": {"fetch": rng.random(), "parse": rng.random()} if rng.random() < 0.8 else {}, "ids_hash": 1, "copy_s": rng.random() / 99,
                 "prep_cpu_s": rng.random() / 20, "run_delay_s": rng.random() / 9,
             }
         )  # fmt: skip
@@ -308,6 +308,13 @@ class RandomRun:
                     **totals,
                 }
             )
+            if self.begin % 2 and rng.random() < 0.9:
+                unknown = rng.random() < 0.2
+                rates = {f"pcie_{way}_bytes_per_s": None if unknown else rng.random() * 1e9 for way in ("rx", "tx")}
+                memory = None if unknown else rng.randint(1, 10**9)
+                rows[-1]["devices"] = [
+                    {"index": index, "name": "x", "utilisation": rng.random(), "memory_used_bytes": memory, **rates} for index in (0, 3)
+                ]
         stamp = {"begin_ns": 0, "monotonic_ns": 10**9}
         if rng.random() < 0.3:
             rows += [{"kind": "ceiling", "when": when, "bytes_per_s": 1e6 * (1 + rng.random() / 9), **stamp} for when in ("before", "after")]

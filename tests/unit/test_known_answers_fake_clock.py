@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from storagebench.accelerator import EmulatedAccelerator
 from storagebench.checks.judge import judge_records
 from storagebench.clock import FakeClock
 from storagebench.engine import Engine, EngineJob
@@ -108,8 +109,8 @@ class FakeWorld:
     def max_ns(self, value: int) -> int:
         return max(self.gather(value))
 
-    def sum_counts(self, counts: np.ndarray) -> np.ndarray:
-        return np.sum(self.gather(counts), axis=0)
+    def count_ids(self, ids: np.ndarray, num_samples: int) -> np.ndarray:
+        return np.bincount(np.concatenate(self.gather(ids)), minlength=num_samples)
 
     def close(self) -> None: ...
 
@@ -135,7 +136,8 @@ def run(tmp_path: Path, loaders: Sequence[Any], clocks: Sequence[FakeClock], *, 
         trace = TraceWriter(tmp_path / f"rank-{rank:05d}.jsonl")
         trace.write({"kind": "header", "rank": rank, "host": "host"})
         try:
-            Engine(job, worlds.rank(rank), clocks[rank], trace, NoCache()).run(loaders[rank], None)
+            accelerator = EmulatedAccelerator(clocks[rank], job.compute_ns)
+            Engine(job, worlds.rank(rank), clocks[rank], trace, NoCache(), accelerator).run(loaders[rank], None)
         except BaseException as error:
             failures.append(error)
             worlds.barrier.abort()
