@@ -26,8 +26,9 @@ from storagebench.cachestate import HostCache
 from storagebench.clock import SystemClock
 from storagebench.engine import Engine, EngineJob
 from storagebench.protocols import Batch, LoaderCounters
-from storagebench.records import StepRecord, TraceWriter, rank_trace_path, read_trace
+from storagebench.records import StepRecord, TraceWriter, rank_trace_path
 from storagebench.sampling import EpochPlan
+from storagebench.traces import read_trace
 from storagebench.world import SingleWorld
 
 CLI = (sys.executable, "-P", "-m", "storagebench")
@@ -137,7 +138,7 @@ def first_step_s(data: Path, cache: str) -> float:
     """From the command to the first measured step of a one-rank `direct` run."""
     with tempfile.TemporaryDirectory(prefix="storagebench-harness-") as results:
         options = [
-            "--loader", "direct", "--compute-time", "10ms", "--batch-size", "16", "--max-steps", "4", "--cache", cache, "--null-duration", "0",
+            "--loader", "direct", "--compute-time", "10ms", "--batch-size", "16", "--max-steps", "4", "--cache", cache, "--null-duration", "0.1",
             "--headroom-duration", "0", "--results-dir", results, "--run-id", "r",
         ]  # fmt: skip
         begin_ns = time.monotonic_ns()

@@ -17,8 +17,9 @@ from storagebench.configfile import load_workload
 from storagebench.experiments.cells import Check, quick_checks
 from storagebench.experiments.selfcheck import run_checks
 from storagebench.launch import handling_signals
-from storagebench.records import rank_trace_path, read_trace
+from storagebench.records import rank_trace_path
 from storagebench.storage import open_store
+from storagebench.traces import read_trace
 
 
 def arguments(dataset: str, results: Path, ranks: int, share: int, *more: str) -> list[str]:

@@ -23,8 +23,10 @@ from storagebench.engine import Engine, EngineJob
 from storagebench.errors import RankError, UsageError
 from storagebench.nvml import open_sampler
 from storagebench.protocols import Batch, LoaderCounters
-from storagebench.records import Trace, TraceWriter, host_traces, read_trace
+from storagebench.ranks import Ranks
+from storagebench.records import TraceWriter, host_traces
 from storagebench.sampling import EpochPlan
+from storagebench.traces import Steps, Trace, read_trace
 from storagebench.world import SingleWorld
 
 MS = 1_000_000
@@ -333,5 +335,5 @@ def test_the_real_module_has_what_the_stand_in_has() -> None:
 
 
 def test_an_emulated_run_has_no_device() -> None:
-    figures = device_figures({"config": {"run": {"accelerator": "h100"}}}, [Trace({}, (), (), False)], [Trace({}, (), (), False)])
+    figures = device_figures({"config": {"run": {"accelerator": "h100"}}}, Ranks({}, []), [Trace({}, Steps.of([]), (), False)])
     assert figures == {"copy_s": None, "devices": []}
