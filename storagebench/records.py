@@ -16,8 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from operator import attrgetter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,7 @@ SUMMARY_FILE = "summary.json"
 TRACE_DIR = "trace"
 
 
-@dataclass(slots=True)
-class StepRecord:
+class StepRecord(msgspec.Struct, array_like=True):
     """One step of one rank. Times are nanoseconds of CLOCK_MONOTONIC. `kind`: null (of the null loader), warmup, step (measured) or idle.
 
     The schedule: `start_ns` = max(end of the step before, ready), `due_ns` = start + compute, `release_ns` = the scheduled end after sync, later than
@@ -61,7 +59,7 @@ class StepRecord:
     retries: int = 0
     errors: int = 0
     verified: int = 0
-    spans_s: Mapping[str, float] = field(default_factory=dict)
+    spans_s: Mapping[str, float] = msgspec.field(default_factory=dict)
     prep_cpu_s: float = 0.0
     run_delay_s: float = 0.0
     ids_hash: int = 0
@@ -70,8 +68,7 @@ class StepRecord:
     copy_s: float = 0.0
 
 
-STEP_COLUMNS = tuple(StepRecord.__dataclass_fields__)
-_row = attrgetter(*STEP_COLUMNS)
+STEP_COLUMNS = StepRecord.__struct_fields__
 
 
 def _plain(value: Any) -> Any:
@@ -79,12 +76,15 @@ def _plain(value: Any) -> Any:
     return value.item()
 
 
-_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+_encode_into = msgspec.json.Encoder(enc_hook=_plain).encode_into
 
 
-def step_line(record: StepRecord) -> bytes:
+def step_line(record: StepRecord) -> bytearray:
     """The line of a step. Raises AttributeError for a value that JSON has nothing for."""
-    return _encode(_row(record)) + b"\n"
+    line = bytearray()
+    _encode_into(record, line)
+    line += b"\n"
+    return line
 
 
 class TraceWriter:
@@ -103,13 +103,13 @@ class TraceWriter:
         if not self._named:
             self.write({"kind": "columns", "columns": STEP_COLUMNS})
             self._named = True
-        self._append(_encode(_row(record)) + b"\n")
+        self._append(step_line(record))
 
     def write(self, record: Mapping[str, Any]) -> None:
         # Not msgspec: the text of an error may have what is no UTF-8 (a path, say), and json escapes it.
         self._append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, line: bytes | bytearray) -> None:
         try:
             written = os.write(self._fd, line)
         except OSError as error:

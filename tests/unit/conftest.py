@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from storagebench.checks.judge import judge_records
 from storagebench.ranks import Ranks
@@ -130,7 +131,7 @@ def _rank_trace(s: Scenario, rank: int, waits: list[list[int]]) -> Trace:
         now_ns += 150 * MS
     if s.corrupt:
         bad = tuple((index, f"shards/{index:05d}.npz") for index in range(s.corrupt))
-        steps[-1] = replace(steps[-1], errors=s.corrupt if rank == 0 else 0, bad_samples=bad if rank == 0 else ())
+        steps[-1] = structs.replace(steps[-1], errors=s.corrupt if rank == 0 else 0, bad_samples=bad if rank == 0 else ())
     if s.complete:
         others.append({"kind": "footer", "steps": len(steps), "samples": 0})
     return Trace(header, Steps.of(steps), tuple(others), not s.complete)

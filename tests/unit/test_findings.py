@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from storagebench.checks.case import ERROR, WARNING, Case
 from storagebench.checks.findings import NOT_WRITTEN, RULES, Rule, find
@@ -67,7 +68,7 @@ class Draft:
             late = names[1:] if part == "fetch" else names[6:]
             stamps.update({name: stamps[name] + extra for name in late})
             moved += extra
-            return replace(step, **stamps, host_delay_ns=step.host_delay_ns + (extra if part == "host" else 0))
+            return structs.replace(step, **stamps, host_delay_ns=step.host_delay_ns + (extra if part == "host" else 0))
 
         begins: dict[int, int] = {}
 
@@ -119,7 +120,7 @@ def rank_without_a_trace(draft: Draft) -> None:
 
 
 def at_step(number: int, **fields: Any) -> Callable[[StepRecord], StepRecord]:
-    return lambda step: replace(step, **fields) if step.step == number else step
+    return lambda step: structs.replace(step, **fields) if step.step == number else step
 
 
 def half_cached(draft: Draft) -> None:
@@ -179,7 +180,7 @@ def unknown_server(draft: Draft) -> None:
 
 def slow_null_run(draft: Draft) -> None:
     for rank, trace in enumerate(draft.ranks):
-        steps = [replace(step, sync_end_ns=step.sync_end_ns + step.step * 10 * MS) if step.kind == "null" else step for step in trace.steps]
+        steps = [structs.replace(step, sync_end_ns=step.sync_end_ns + step.step * 10 * MS) if step.kind == "null" else step for step in trace.steps]
         draft.ranks[rank] = trace._replace(steps=Steps.of(steps))
 
 
@@ -190,7 +191,7 @@ def parquet_without_ranges(draft: Draft) -> None:
 
 def never_checked(draft: Draft) -> None:
     for rank in range(2):
-        draft.steps(rank, lambda step: replace(step, verified=0))
+        draft.steps(rank, lambda step: structs.replace(step, verified=0))
 
 
 def effective(draft: Draft, **fields: Any) -> None:
@@ -216,7 +217,7 @@ def cpu_full_of_decoding(draft: Draft) -> None:
     seconds = {record["epoch"]: (record["end_ns"] - record["start_ns"]) / 1e9 for record in draft.ranks[0].of_kind("epoch_end")}
     draft.others("epoch_end", rank_cpu_s=0.0, worker_cpu_s=seconds[0], host_busy_s=2 * seconds[0])
     for rank in (0, 1):
-        draft.steps(rank, lambda step: replace(step, prep_cpu_s=0.018))
+        draft.steps(rank, lambda step: structs.replace(step, prep_cpu_s=0.018))
 
 
 TRIPS = (
@@ -238,11 +239,13 @@ TRIPS = (
     Trip("CEILING_UNSTABLE", "slower after the run", ceilings(1.2, 1.1)),
     Trip("SAMPLE_COUNTS", "a step counts a sample more", lambda d: d.steps(1, at_step(77, samples=17))),
     Trip("SAMPLE_COUNTS", "a step without bytes", lambda d: d.steps(0, at_step(78, record_bytes=0))),
-    Trip("TRACE_GAP", "a step is left out", lambda d: d.steps(1, from_step(900, lambda step: replace(step, step=step.step + 1)))),
+    Trip("TRACE_GAP", "a step is left out", lambda d: d.steps(1, from_step(900, lambda step: structs.replace(step, step=step.step + 1)))),
     Trip("TRACE_GAP", "an epoch ends early", lambda d: d.others("epoch_start", 0, steps=lambda old: old + 1)),
     Trip("TRACE_GAP", "a line is cut", cut_line, also=frozenset({"PARTIAL_RUN"})),
     Trip(
-        "TIME_PARTS", "the clock runs on after the schedule", lambda d: d.steps(1, lambda s: replace(s, sync_end_ns=s.sync_end_ns + 2 * s.step * MS))
+        "TIME_PARTS",
+        "the clock runs on after the schedule",
+        lambda d: d.steps(1, lambda s: structs.replace(s, sync_end_ns=s.sync_end_ns + 2 * s.step * MS)),
     ),
     Trip("MIXED_VERSIONS", "a trace of another run", lambda d: d.header(1, run_id="another")),
     Trip("MIXED_VERSIONS", "a rank of another version", lambda d: d.header(0, version="0.0.9")),

@@ -6,12 +6,12 @@ import json
 import random
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from storagebench.checks.judge import judge, read_records
 from storagebench.ranks import LeastOfSteps, Ranks
@@ -114,7 +114,7 @@ def test_a_run_that_goes_on_is_drawn_as_far_as_it_was_judged(report_make: Make, 
     for path in (run_dir / "trace").glob("rank-*.jsonl"):
         last = made.ranks.trace(0).steps[-1]
         with open(path, "ab") as file:
-            file.write(step_line(replace(last, step=last.step + 1, epoch=last.epoch + 1)))
+            file.write(step_line(structs.replace(last, step=last.step + 1, epoch=last.epoch + 1)))
     found = timeline(LoadedRun(run_dir, run, made.summary, ranks, tuple(hosts)))
     assert found is not None and [len(rank.steps) for rank in found.ranks] == [20, 20]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from storagebench.errors import UsageError
 from storagebench.ranks import Ranks
@@ -177,7 +178,7 @@ def test_hosts_are_put_on_one_clock(report_make: Make) -> None:
     apart_ns = 3600 * 10**9
     early, late = loaded.ranks.traces()
     header = {**late.header, "host": "node-2", "monotonic_ns": late.header["monotonic_ns"] + apart_ns}
-    steps = Steps.of(replace(step, asked_ns=step.asked_ns + apart_ns, sync_end_ns=step.sync_end_ns + apart_ns) for step in late.steps)
+    steps = Steps.of(structs.replace(step, asked_ns=step.asked_ns + apart_ns, sync_end_ns=step.sync_end_ns + apart_ns) for step in late.steps)
     others = tuple({**record, "start_ns": record["start_ns"] + apart_ns} if "start_ns" in record else record for record in late.others)
     two_hosts = replace(loaded, ranks=Ranks(loaded.run, [early, late._replace(header=header, steps=steps, others=others)]))
     one, two = throughput(loaded), throughput(two_hosts)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from storagebench.ranks import Ranks
 from storagebench.report import timelineplot
@@ -135,7 +136,7 @@ def test_hosts_are_put_on_one_clock(report_make: Make) -> None:
     early, late = loaded.ranks.traces()
     header = {**late.header, "host": "node-2", "monotonic_ns": late.header["monotonic_ns"] + apart_ns}
     stamps = ("asked_ns", "got_ns", "start_ns", "due_ns", "compute_end_ns", "release_ns", "sync_end_ns")
-    steps = Steps.of(replace(step, **{name: getattr(step, name) + apart_ns for name in stamps}) for step in late.steps)
+    steps = Steps.of(structs.replace(step, **{name: getattr(step, name) + apart_ns for name in stamps}) for step in late.steps)
     others = tuple({**record, "start_ns": record["start_ns"] + apart_ns} if "start_ns" in record else record for record in late.others)
     one, two = timeline(loaded), timeline(replace(loaded, ranks=Ranks(loaded.run, [early, late._replace(header=header, steps=steps, others=others)])))
     assert one is not None and two is not None
