@@ -24,7 +24,7 @@ from storagebench.protocols import Batch, LoaderCounters, LoaderRun, LoadJob
 from storagebench.registry import refuse_missing
 from storagebench.sampling import EpochPlan, cut, split_work
 from storagebench.storage import open_spec
-from storagebench.storage.buffers import aligned_buffer
+from storagebench.storage.buffers import HUGE_BYTES, aligned_buffer, faulted_buffer
 from storagebench.storage.queues import open_queue
 
 
@@ -64,6 +64,9 @@ class DirectRun:
         try:
             for _ in range(max(self._num_workers, 1)):
                 self._workers.append(Worker(open_queue(self._store, job.io_depth, self._num_workers), self._deliverer, self._feed))
+            self._batches_of(0)
+            if self._slab_bytes >= HUGE_BYTES:  # zeroing huge pages takes its time, which is not the storage's
+                self._free = [faulted_buffer(self._slab_bytes) for _ in range(self._depth + 1)]
         except BaseException:
             self.close()
             raise
@@ -72,17 +75,21 @@ class DirectRun:
         return plan_job("sample", self._job, epoch)[0]
 
     def start(self, epoch: int) -> None:
-        plan, ids = plan_job("sample", self._job, epoch)
         self.counters()  # from now on what this process reads is the dataset's
-        bounds = np.cumsum([0, *plan.sizes])
-        batches = [ids[low:high] for low, high in pairwise(bounds.tolist()) if high > low]
-        self._slab_bytes = max([self._slab_bytes, *(self._memory_bytes(batch) for batch in batches)])
-        self._batches = iter(batches)
+        self._batches = iter(self._batches_of(epoch))
         if self._feed is not None and not self._threads:
             self._threads = [threading.Thread(target=worker.run, name=f"direct-{index}", daemon=True) for index, worker in enumerate(self._workers)]
             for thread in self._threads:
                 thread.start()
         self._fill(self._depth)
+
+    def _batches_of(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The sample ids of each batch; slabs will be as long as the longest batch of all epochs so far needs."""
+        plan, ids = plan_job("sample", self._job, epoch)
+        bounds = np.cumsum([0, *plan.sizes])
+        batches = [ids[low:high] for low, high in pairwise(bounds.tolist()) if high > low]
+        self._slab_bytes = max([self._slab_bytes, *(self._memory_bytes(batch) for batch in batches)])
+        return batches
 
     def _memory_bytes(self, ids: NDArray[np.int64]) -> int:
         return memory_bytes(self._deliverer, ids, self._workers[0].queue)

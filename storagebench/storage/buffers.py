@@ -13,7 +13,7 @@ from contextlib import suppress
 import numpy as np
 
 ALIGNMENT_BYTES = 4096
-_HUGE_BYTES = 2 * 2**20
+HUGE_BYTES = 2 * 2**20
 
 
 def aligned(num_bytes: int) -> int:
@@ -23,8 +23,8 @@ def aligned(num_bytes: int) -> int:
 
 def aligned_buffer(num_bytes: int) -> memoryview:
     """Page-aligned zeroed memory of that length (0 too), on huge pages from 2 MiB; each page comes when it is first touched."""
-    huge = num_bytes >= _HUGE_BYTES
-    size = -(-num_bytes // _HUGE_BYTES) * _HUGE_BYTES if huge else max(num_bytes, 1)
+    huge = num_bytes >= HUGE_BYTES
+    size = -(-num_bytes // HUGE_BYTES) * HUGE_BYTES if huge else max(num_bytes, 1)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if huge:
         with suppress(OSError, AttributeError):  # a kernel without transparent huge pages
@@ -34,7 +34,7 @@ def aligned_buffer(num_bytes: int) -> memoryview:
 
 def faulted_buffer(num_bytes: int) -> memoryview:
     """The same on huge pages whatever the length, with all of it there before the first request."""
-    view = aligned_buffer(-(-max(num_bytes, 1) // _HUGE_BYTES) * _HUGE_BYTES)
+    view = aligned_buffer(-(-max(num_bytes, 1) // HUGE_BYTES) * HUGE_BYTES)
     np.frombuffer(view, np.uint8)[:: mmap.PAGESIZE] = 0
     return view[:num_bytes]
 
