@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-from probe_vs_fio import say, spread
+from common import say, spread
 
 from storagebench import s3server
 from storagebench.build import generate

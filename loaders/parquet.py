@@ -206,10 +206,10 @@ class RowGroupRun:
         self._readings.clear()
 
     def counters(self) -> LoaderCounters:
+        own_io = self._reader.own_io
+        found = total_counters([self._meter.read()] if self._meter else [], in_rank=True, own_io=own_io)
         if self._meter is None:
             self._meter = ProcessMeter(lambda: self._reader.counters() or IOCounters(), self._job.counts_process)
-        own_io = self._reader.own_io
-        found = total_counters([self._meter.read()], in_rank=True, own_io=own_io)
         if self._reader.counters() is None and not own_io:
             return replace(found, storage_bytes=None, storage_method="unknown: pyarrow's own I/O", device_read_bytes=None, requests=None)
         return found

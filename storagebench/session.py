@@ -25,7 +25,7 @@ from storagebench.metrics import Summary
 from storagebench.nvml import open_sampler
 from storagebench.plan import make_plan, num_processes, refuse_if_too_large
 from storagebench.probe.ceiling import ceiling_group, run_ceiling, run_headroom
-from storagebench.probe.depth import find_depth
+from storagebench.probe.depth import find_depth, find_requests
 from storagebench.probe.plan import Group
 from storagebench.protocols import Store, StoreSpec
 from storagebench.rankmain import process_main, shard_paths
@@ -138,17 +138,22 @@ def prepare(request: Request) -> Path:
 
 
 def _with_depth(configured: Configured, spec: StoreSpec, dataset: Dataset) -> Configured:
-    """Threads and reads in flight as a short probe finds them, where the user leaves them open and the loader reads with O_DIRECT."""
+    """Threads and reads in flight as a short probe finds them, where the user leaves them open and the loader keeps reads in flight."""
     loader = configured.workload.loader
-    if loader.io_depth or not loader_info(loader.name).prefers_odirect or spec.kind != "posix" or spec.options.get("io") != "direct":
+    if loader.io_depth or not loader_info(loader.name).prefers_odirect or loader_info(loader.name).unit_of(dataset.format) != "sample":
         return configured
-    found = find_depth(dataset, shard_paths(spec, dataset)[0])
-    if found is None:
-        return configured
-    settings = {"loader.io_depth": found[1]}
-    if "loader.num_workers" not in configured.provenance:
-        settings["loader.num_workers"] = found[0]
-    return changed(configured, settings, "a short probe of the dataset")
+    settings: dict[str, int] = {}
+    if spec.kind == "s3":
+        requests = find_requests(spec, dataset)
+        if requests is not None:
+            settings["loader.io_depth"] = max(1, requests // max(loader.num_workers, 1))
+    elif spec.kind == "posix" and spec.options.get("io") == "direct":
+        found = find_depth(dataset, shard_paths(spec, dataset)[0])
+        if found is not None:
+            settings["loader.io_depth"] = found[1]
+            if "loader.num_workers" not in configured.provenance:
+                settings["loader.num_workers"] = found[0]
+    return changed(configured, settings, "a short probe of the dataset") if settings else configured
 
 
 def store_spec(request: Request) -> StoreSpec:

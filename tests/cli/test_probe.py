@@ -188,7 +188,7 @@ def test_a_run_is_set_beside_the_ceiling_of_its_storage(make_dataset: Any, disk_
         "direction": "read",
         "pattern": "objects",
         "request_bytes": round(dataset.stored_bytes / dataset.num_samples),
-        "mode": "cold",
+        "mode": "direct",
     }
     saved = (tmp_path / "a" / "summary.json").read_bytes()
     (tmp_path / "a" / "summary.json").unlink()

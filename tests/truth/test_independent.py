@@ -24,7 +24,7 @@ STEPS = ("null", "warmup", "step", "idle")
 COLUMNS = (
     "kind", "epoch", "step", "asked_ns", "ready_ns", "got_ns", "start_ns", "due_ns", "compute_end_ns", "release_ns", "sync_end_ns", "host_delay_ns",
     "queue_level", "samples", "record_bytes", "handover_bytes", "storage_bytes", "retries", "errors", "verified", "spans_s", "prep_cpu_s",
-    "run_delay_s", "ids_hash", "checksum", "bad_samples",
+    "run_delay_s", "ids_hash", "checksum", "bad_samples", "copy_s",
 )  # fmt: skip
 MS = 1_000_000
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from storagebench.errors import DatasetError
 from storagebench.loaders.delivery import Deliverer
 from storagebench.loaders.direct_ranges import memory_bytes, ranges_of
-from storagebench.probe.depth import CANDIDATES, find_depth
+from storagebench.probe.depth import CANDIDATES, REQUESTS, find_depth, find_requests
 from storagebench.protocols import Extent, LoadJob
 from storagebench.storage import open_store
 from storagebench.storage.buffers import ALIGNMENT_BYTES, address_of, aligned, aligned_buffer
@@ -124,8 +124,15 @@ def test_the_depth_is_probed_where_there_is_enough_to_read(make_dataset: Any, mo
     folder, dataset = make_dataset(format="npz", num_samples=16, record_length_bytes=300_000)
     paths = [os.path.join(folder, name) for name in dataset.names]
     assert find_depth(dataset, paths) is None
-    monkeypatch.setattr("storagebench.probe.depth._FAST_BYTES_PER_S", 1e3)
+    assert find_requests(open_store(folder).spec, dataset) is None
+    monkeypatch.setattr("storagebench.probe.depth._SHARE", 1e6)
     assert find_depth(dataset, paths) in CANDIDATES
+    served = f"memory://{folder.strip('/').replace('/', '-')}"
+    store = open_store(served)
+    for path, name in zip(paths, dataset.names, strict=True):
+        with store.create(name) as sink:
+            sink.write(Path(path).read_bytes())
+    assert find_requests(store.spec, dataset) in REQUESTS
 
 
 def test_huge_buffers_are_aligned_and_as_long_as_asked_for() -> None:
