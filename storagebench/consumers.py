@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from storagebench.clock import SystemClock
 from storagebench.world import Place, World
 
-# A thread that wants the interpreter gets it from a busy one after this time. Python's 5 ms would be added to each wake-up while any thread of the
-# process computes (reference/measurement.md section 1); far shorter ones make threads switch more than they work.
-_SWITCH_INTERVAL_S = 0.0002
+# A thread that wants the interpreter wakes up after this time, over and over, until a busy one lets go. Python's 5 ms would be added to each wake-up
+# of a rank while any thread computes (reference/measurement.md section 1); at 0.2 ms 64 ranks made 36,000 switches a second, twice the CPU, and AU fell.
+_SWITCH_INTERVAL_S = 0.002
 _STACK_BYTES = 2**20
 _MOST_S_TO_END = 5.0
 
