@@ -25,7 +25,7 @@ from storagebench.registry import refuse_missing
 from storagebench.sampling import EpochPlan, cut, split_work
 from storagebench.storage import open_spec
 from storagebench.storage.buffers import HUGE_BYTES, aligned_buffer, faulted_buffer
-from storagebench.storage.queues import open_queue
+from storagebench.storage.queues import best_way
 
 
 class DirectLoader:
@@ -48,10 +48,12 @@ class DirectRun:
 
     def __init__(self, job: LoadJob) -> None:
         self._job = job
-        self._num_workers, self._pieces_per_batch, _ = split_work(job.prefetch_batches, job.num_workers, job.batch_size)
-        self._depth = job.prefetch_batches if self._num_workers else 0  # without workers a batch is read when it is asked for
         self._deliverer = Deliverer(job)
         self._store = open_spec(job.store)
+        dataset = self._deliverer.dataset
+        self._asked, open_queue = best_way(self._store, job.num_workers, job.io_depth, dataset.stored_bytes / max(dataset.num_samples, 1))
+        self._num_workers, self._pieces_per_batch, _ = split_work(job.prefetch_batches, self._asked, job.batch_size)
+        self._depth = job.prefetch_batches if self._num_workers else 0  # without workers a batch is read when it is asked for
         self._feed = Feed(self._num_workers) if self._num_workers else None
         self._workers: list[Worker] = []
         self._threads: list[threading.Thread] = []
@@ -63,7 +65,7 @@ class DirectRun:
         self._held: Assembly | None = None
         try:
             for _ in range(max(self._num_workers, 1)):
-                self._workers.append(Worker(open_queue(self._store, job.io_depth, self._num_workers), self._deliverer, self._feed))
+                self._workers.append(Worker(open_queue(), self._deliverer, self._feed))
             self._batches_of(0)
             if self._slab_bytes >= HUGE_BYTES:  # zeroing huge pages takes its time, which is not the storage's
                 self._free = [faulted_buffer(self._slab_bytes) for _ in range(self._depth + 1)]
@@ -161,8 +163,8 @@ class DirectRun:
 
     def effective(self) -> Mapping[str, Any]:
         notes = []
-        if self._num_workers < self._job.num_workers:
-            notes.append(f"{self._num_workers} of {self._job.num_workers} threads are used: no more pieces of a batch are in flight")
+        if self._num_workers < self._asked:
+            notes.append(f"{self._num_workers} of {self._asked} threads are used: no more pieces of a batch are in flight")
         queue = self._workers[0].queue
         return {
             "decode": self._job.decode,

@@ -93,6 +93,11 @@ class S3Store:
         with self._explained("read", extents[0].key):
             return self._client.read(extents)
 
+    async def read_async(self, extent: Extent) -> memoryview:
+        """One extent, on an event loop of the caller's; only with the client obstore. Ranges that another client reads occupy a thread of the loop's."""
+        with self._explained("read", extent.key):
+            return await self._obstore.read_async(extent, self.native_ranges and self._settings.ranges != "arrow")
+
     def expect_longer(self, key: str) -> None:
         """Tell the client that extents at the front of this object are parts of it, so that it does not ask for the whole."""
         self._client.expect_longer(key)

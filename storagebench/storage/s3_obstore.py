@@ -8,12 +8,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from storagebench.protocols import Extent
 from storagebench.storage.counting import STREAM_BUFFER_BYTES, Tally
-from storagebench.storage.s3_config import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Credentials, S3Settings
+from storagebench.storage.s3_config import CONNECT_TIMEOUT_S, MAX_CONCURRENCY, READ_TIMEOUT_S, Credentials, S3Settings
 from storagebench.storage.s3_errors import NotPartialError, ReadFailedError, error_code, too_large, truncated, wrong_answer, wrong_size
 
 _CREDENTIAL_TTL = timedelta(minutes=10)
@@ -62,40 +63,80 @@ class ObstoreClient:
         key, length = extent.key, extent.length or 0
         if extent.offset or key in self._longer:
             return self._read_range(extent) if length else memoryview(b"")
-        result, size = self._get(key)
-        if size == length:
-            return self._body(result, key, length)
-        if size < length:
-            raise truncated(self._settings, key, size, length)
-        self.expect_longer(key)
+        result, _ = self._get(key)
+        if not self._is_longer(result, key, length):
+            return self._checked(result.bytes(), key, length)
         del result  # drops the answer unread
         return self._read_range(extent) if length else memoryview(b"")
 
-    def native_range(self, extent: Extent) -> memoryview:
-        """One range GET. Raises NotPartialError where the server answers it with 200."""
-        import obstore
+    def _is_longer(self, result: Any, key: str, length: int) -> bool:
+        """Whether this object has more than these bytes, which is then remembered. Raises StorageError where it has fewer."""
+        size = int(result.meta["size"])
+        if size < length:
+            raise truncated(self._settings, key, size, length)
+        if size > length:
+            self.expect_longer(key)
+        return size > length
 
+    def _check_range(self, result: Any, extent: Extent) -> None:
+        """Raises StorageError where the object ends before the extent does, or the answer is another range."""
         start, end = extent.offset, extent.offset + (extent.length or 0)
-        self._tally.add(requests=1)
-        try:
-            result = obstore.get(self._store, self._settings.base + extent.key, options={"range": (start, end)})
-        except obstore.exceptions.GenericError as error:
-            if _NOT_PARTIAL in str(error):
-                raise NotPartialError from None
-            raise
         size = int(result.meta["size"])
         if size < end:
             raise truncated(self._settings, extent.key, size, end)
         if tuple(result.range) != (start, end):
             raise wrong_answer(self._settings, extent.key, f"bytes {start} to {end}", f"bytes {result.range[0]} to {result.range[1]}")
-        return self._body(result, extent.key, end - start)
+
+    async def read_async(self, extent: Extent, native_ranges: bool) -> memoryview:
+        """As `read` of one extent, on the running event loop; `native_ranges`: whether ranges are obstore's to read, with 206 for an answer."""
+        import asyncio
+
+        import obstore
+
+        key, length = extent.key, extent.length or 0
+        name = self._settings.base + key
+        result: Any
+        try:
+            if not extent.offset and key not in self._longer:
+                self._tally.add(requests=1)
+                result = await obstore.get_async(self._store, name)
+                if not self._is_longer(result, key, length):
+                    return self._checked(await result.bytes_async(), key, length)
+                del result  # drops the answer unread
+            if not length:
+                return memoryview(b"")
+            result = None
+            if native_ranges:
+                self._tally.add(requests=1)
+                with _unless_not_partial():
+                    result = await obstore.get_async(self._store, name, options={"range": (extent.offset, extent.offset + length)})
+            if result is None:
+                return await asyncio.get_running_loop().run_in_executor(None, self._read_range, extent)
+            self._check_range(result, extent)
+            return self._checked(await result.bytes_async(), key, length)
+        except Exception as error:
+            raise ReadFailedError(key, error) from None
+
+    def native_range(self, extent: Extent) -> memoryview:
+        """One range GET. Raises NotPartialError where the server answers it with 200."""
+        import obstore
+
+        length = extent.length or 0
+        self._tally.add(requests=1)
+        result: Any = None
+        with _unless_not_partial():
+            result = obstore.get(self._store, self._settings.base + extent.key, options={"range": (extent.offset, extent.offset + length)})
+        if result is None:
+            raise NotPartialError
+        self._check_range(result, extent)
+        return self._checked(result.bytes(), extent.key, length)
 
     def whole(self, key: str, limit_bytes: int) -> memoryview:
         """An object of unknown size. Raises StorageError above the limit, before its body is read."""
         result, size = self._get(key)
         if size > limit_bytes:
             raise too_large(self._settings, key, size, limit_bytes)
-        return self._body(result, key, size)
+        return self._checked(result.bytes(), key, size)
 
     def chunks(self, key: str, num_bytes: int) -> Iterator[bytes]:
         """The object's body as it comes, in chunks of about 1 MiB."""
@@ -137,8 +178,8 @@ class ObstoreClient:
         result = obstore.get(self._store, self._settings.base + key)
         return result, int(result.meta["size"])
 
-    def _body(self, result: Any, key: str, length: int) -> memoryview:
-        data = memoryview(result.bytes())
+    def _checked(self, body: Any, key: str, length: int) -> memoryview:
+        data = memoryview(body)
         if len(data) != length:
             raise wrong_answer(self._settings, key, f"{length} bytes", f"{len(data)} bytes")
         self._tally.add(num_bytes=length)
@@ -149,6 +190,18 @@ class ObstoreClient:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._settings.concurrency, "storagebench-s3")
             return self._pool
+
+
+@contextmanager
+def _unless_not_partial() -> Iterator[None]:
+    """Goes on behind the block where obstore refuses a range because the answer has the status 200."""
+    import obstore
+
+    try:
+        yield
+    except obstore.exceptions.GenericError as error:
+        if _NOT_PARTIAL not in str(error):
+            raise
 
 
 def _make_store(settings: S3Settings, credentials: Credentials) -> Any:
@@ -163,7 +216,7 @@ def _make_store(settings: S3Settings, credentials: Credentials) -> Any:
         "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
         "timeout": timedelta(days=1),  # the default of 30 s is for the whole body, which would cut large objects on slow links
         "allow_http": bool(settings.endpoint and settings.endpoint.startswith("http://")),
-        "pool_max_idle_per_host": str(settings.concurrency),
+        "pool_max_idle_per_host": str(MAX_CONCURRENCY),  # fewer than are in use would close a connection after each request
     }
     bundle = os.environ.get("AWS_CA_BUNDLE")
     if bundle and not client["allow_http"]:

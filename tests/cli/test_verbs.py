@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from storagebench.commands.options import DATASET_OPTIONS, RUN_OPTIONS
+from storagebench.workload import option_fields
+
 HELP = """\
 Usage: storagebench [OPTIONS] COMMAND [ARGS]...
 
@@ -261,3 +264,12 @@ def test_debug_shows_the_traceback(cli: Any, tmp_path: Path) -> None:
     result = cli("--debug", "verify", "--data-dir", str(tmp_path))
     assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+def test_every_option_of_the_workload_model_can_be_given(cli_here: Any) -> None:
+    offered = {*DATASET_OPTIONS, *RUN_OPTIONS}
+    assert offered == set(option_fields())
+    result = cli_here("plan", "quick", "--compute-time", "1ms", "--io-depth", "3", "--shuffle", "false", "--json")
+    assert result.returncode == 0, result.stderr
+    loader = json.loads(result.stdout)["workload"]["loader"]
+    assert (loader["io_depth"], loader["shuffle"]) == (3, False)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from storagebench.protocols import LoadJob
+from storagebench.storage import queues
 
 
 @pytest.mark.cells("every")
@@ -122,6 +123,23 @@ def test_with_workers(cell: Any, job: LoadJob, records: Any, level: str, tools: 
     run.close()
     left = tools.left_over(before)
     assert set(left) <= {"pipe:"} and left["pipe:"] <= 2  # the fork server's, when this test is the first to start it
+
+
+@pytest.mark.cells("direct-npz-s3", "direct-webdataset-s3")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_long_objects_on_s3(cell: Any, job: LoadJob, records: Any, workers: int, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read on an event loop: same contract, each object asked for once."""
+    monkeypatch.setattr(queues, "LONG_BYTES", 1)
+    run = tools.opened(cell.loader, replace(job, num_workers=workers, io_depth=3))
+    assert run.effective()["reads"] == "obstore, 3 requests in flight a worker"
+    first, second = (tools.epoch(run, number, records(cell.format)) for number in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(job.dataset.num_samples))
+    counters = run.counters()
+    if cell.format == "npz":
+        assert (counters.storage_bytes, counters.requests) == (2 * job.dataset.stored_bytes, 2 * job.dataset.num_samples)
+    run.start(2)
+    run.next()
+    run.close()
 
 
 @pytest.mark.parametrize("keep", [True, False])

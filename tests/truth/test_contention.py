@@ -30,8 +30,8 @@ def hogs() -> Iterator[None]:
 
 
 def run(cli: Any, dataset: str, results: Path, name: str) -> dict[str, Any]:
-    result = cli("run", "quick", "--data-dir", f"shaped+{dataset}", "--storage-option", "bandwidth=4MB", "--compute-time", "20ms", "--batch-size", "4",
-                 "--max-steps", "80", "--epochs", "9", "--null-duration", "0", "--headroom-duration", "0", "--results-dir", str(results),
+    result = cli("run", "quick", "--data-dir", f"shaped+{dataset}", "--storage-option", "bandwidth=4MB", "--compute-time", "5ms", "--batch-size", "1",
+                 "--max-steps", "320", "--epochs", "9", "--null-duration", "0", "--headroom-duration", "0", "--results-dir", str(results),
                  "--run-id", name)  # fmt: skip
     assert result.returncode == 0, result.stderr
     return dict(json.loads((results / name / "summary.json").read_text()))

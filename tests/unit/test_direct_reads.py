@@ -19,11 +19,11 @@ from storagebench.protocols import Extent, LoadJob
 from storagebench.storage import open_store
 from storagebench.storage.buffers import ALIGNMENT_BYTES, address_of, aligned, aligned_buffer
 from storagebench.storage.posix import takes_odirect
-from storagebench.storage.queues import DIRECT_READ_BYTES, FileQueue, ReadQueue, RingQueue, StoreQueue, open_queue
+from storagebench.storage.queues import DIRECT_READ_BYTES, FileQueue, ReadQueue, RingQueue, StoreQueue, best_way
 
 
 def queue_for(folder: Path | str, io: str) -> ReadQueue:
-    return open_queue(open_store(str(folder), {"io": io}), 4, 1)
+    return best_way(open_store(str(folder), {"io": io}), 1, 4, 1000.0)[1]()
 
 
 @pytest.mark.parametrize("io", ["direct", "buffered"])
@@ -107,7 +107,7 @@ def test_a_file_that_is_gone_or_shorter_is_an_error_of_its_read_only(io: str, fi
 
 
 def test_every_read_of_a_call_that_fails_gets_the_error(tmp_path: Path) -> None:
-    queue = StoreQueue(open_store("memory://empty"))
+    queue = StoreQueue(open_store("memory://empty"), 2**31)
     for tag in range(3):
         queue.put(tag, Extent("absent", 0, 10), None, False)
     assert [(tag, type(error)) for tag, error in queue.wait()] == [(0, DatasetError), (1, DatasetError), (2, DatasetError)]

@@ -15,6 +15,8 @@ import pytest
 from storagebench.errors import DatasetError, StorageBenchError, StorageError
 from storagebench.protocols import Extent, Store
 from storagebench.storage import open_store, s3_arrow, s3_config, s3_obstore
+from storagebench.storage.queues import LoopQueue
+from storagebench.storage.s3 import S3Store
 
 SIZE = 50_000
 DATA = bytes((position * 7 + (position >> 8) * 13 + (position >> 5)) & 0xFF for position in range(SIZE))
@@ -234,6 +236,39 @@ def test_unreachable_endpoint(client: str, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(StorageError, match=r"no answer from http://127\.0\.0\.1:9") as caught:
         open_store("s3://bucket/x", {"endpoint_url": "http://127.0.0.1:9", **CLIENTS[client]})
     assert caught.value.hint and time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("client", ["obstore", "arrow"], indirect=True)
+def test_the_event_loop_reads_alike(store: Store, client: str) -> None:
+    """What `read` returns or raises for each extent, several in flight, each request once; and what is in flight at the end is awaited."""
+    assert isinstance(store, S3Store)
+    whole = [Extent(f"{lie}/loop-{client}", 0, SIZE) for lie in ("honest", "shrunk", "missing", "denied")]
+    ranges = [Extent(f"{lie}/loop-range-{client}", 10_000, 20_000) for lie in ("honest", "full200", "short206")]
+    front = Extent(f"honest/loop-front-{client}", 0, 5000)
+    queue = LoopQueue(store, 4)
+    asked, found, before = [*whole, *ranges, front], {}, store.counters()
+    for tag, extent in enumerate(asked):
+        queue.put(tag, extent, memoryview(bytearray(SIZE)) if extent is ranges[0] else None, extent is front)
+    while len(found) < len(asked):
+        found |= dict(queue.wait())
+    assert not list(queue.wait())
+    if client == "obstore":
+        counted = store.counters() - before
+        assert (counted.requests, counted.num_bytes, counted.errors) == (
+            len(asked) + 1,
+            SIZE + 25_000,
+            5,
+        )  # the range answered with 200 is asked for again
+    for tag, extent in enumerate(asked):
+        answer, wanted = found[tag], outcome(store, extent)
+        if wanted is None:
+            assert isinstance(answer, memoryview) and bytes(answer) == DATA[extent.offset : extent.offset + (extent.length or 0)]
+        else:
+            assert isinstance(answer, type(wanted)) and answer.message == wanted.message
+    queue.put(0, Extent(f"honest/loop-last-{client}", 0, SIZE), None, False)
+    queue.close()
+    queue.close()
+    assert ("GET", f"/bucket/honest/loop-last-{client}", "") in LyingHandler.seen
 
 
 def test_threads_share_a_store(store: Store, client: str) -> None:
