@@ -3,7 +3,7 @@
 `rclone serve s3` serves the data sets, from memory. The bare program fetches whole objects of 115 KB and of 20 MB (threads with the sync API, and
 asyncio, each at several concurrencies; the best one is chosen in passes of its own and then fixed), or one range a record of 115 KB in tar shards.
 rclone answers a range with the status 200, which obstore refuses: ranges go through HAProxy, which makes it 206 (left out where it is not installed).
-The loaders `s3` (best of a few settings) and `files` with s3fs (one object a read) are compared by the rate that their summaries give.
+The loaders `s3` (best of a few settings) and `files` with s3fs (one worker, one object a read) are compared by the rate that their summaries give.
 
     python benchmarks/direct_vs_obstore.py --folder /data   (data sets npz115x4000, npz20x24, wds115x4000 there, made where they are not; apt-get install haproxy)
 """
@@ -255,7 +255,7 @@ def results(asked: argparse.Namespace, place: Path) -> Iterator[tuple[Result, st
 def against_loaders(
     data: DataSet, endpoint: Endpoint, sizes: Sizes, direct: tuple[str, ...], asked: argparse.Namespace
 ) -> Iterator[tuple[Result, str]]:
-    """`s3` at the best of a few settings, and `files` with s3fs, which reads one object at a time. Ours reads as many objects."""
+    """`s3` at the best of a few settings, and `files` with s3fs in one worker, which reads one object at a time. Ours reads as many objects."""
     steps = ("--max-steps", str(sizes.steps))
     ours = run_reader(data, endpoint, (*direct, *steps), own_rate=True)
     tries = ((1, 4, sizes.batch),) if asked.smoke else ((2, 4, 50), (2, 8, 50), (4, 8, 50), (2, 4, 100))
@@ -270,17 +270,7 @@ def against_loaders(
     say("loader s3: its settings")
     best = choose(readers, 2, FINALISTS)
     yield compare("115 KB objects, loaders", best, readers[best], ours, *_rounds(asked), bound=2.5, null=not asked.smoke), "MB/s"
-    one = (
-        "--loader",
-        "files",
-        "--storage-option",
-        "client=s3fs",
-        "--batch-size",
-        str(sizes.batch),
-        "--num-workers",
-        "1" if asked.smoke else "2",
-        *steps,
-    )
+    one = ("--loader", "files", "--storage-option", "client=s3fs", "--batch-size", str(sizes.batch), "--num-workers", "1", *steps)
     reader = run_reader(data, endpoint, one, own_rate=True)
     yield compare("115 KB objects, loaders", "files with s3fs, one object a read", reader, ours, *_rounds(asked), bound=5.0, null=False), "MB/s"
 

@@ -36,7 +36,8 @@ _STORE_BYTES_PER_THREAD = 16 * 2**20
 # What is summed up is copied next, out of the processor's cache.
 _PIECE_BYTES = 2**18
 # A thread makes a record or waits for the device, so there are more of them than cores: small files wait for an fsync each, large ones for 4 MiB at a time.
-_LEAST_THREADS, _LEAST_THREADS_SMALL, _MOST_THREADS = 8, 16, 64
+# Where short records are most of the work (JPEG, many to a shard) and the disk is local, more threads than cores only take the interpreter from one another.
+_LEAST_THREADS, _LEAST_THREADS_SMALL, _LEAST_THREADS_MAKING, _MOST_THREADS = 8, 16, 2, 64
 _SMALL_BYTES = 2**20
 
 
@@ -145,7 +146,8 @@ def _build(
     dataset = ledger.finished()
     if dataset is not None:
         return dataset
-    threads = num_threads or _default_threads(int(source.approx_bytes.max()))
+    makes_most = store.spec.kind == "posix" and (source.payload == "jpeg" or not form.one_sample_per_shard)
+    threads = num_threads or _default_threads(int(source.approx_bytes.max()), makes_most)
     _write_shards(_Writer(source, form, store, options, layout), ledger, threads, progress)
     dataset = _dataset(form, source.payload, layout, {**spec, **about, "storagebench_version": storagebench.__version__}, options)
     ledger.finish(dataset)
@@ -162,10 +164,13 @@ def _format_encoder(form: Format) -> dict[str, str]:
     return versions() if versions is not None else {}
 
 
-def _default_threads(longest_record: int) -> int:
+def _default_threads(longest_record: int, makes_most: bool) -> int:
+    """`makes_most`: records are harder to make than to write."""
     cores = len(os.sched_getaffinity(0))
     by_memory = max(1, _DEFAULT_MEMORY_BYTES // (longest_record + _STORE_BYTES_PER_THREAD))
-    least = _LEAST_THREADS_SMALL if longest_record <= _SMALL_BYTES else _LEAST_THREADS
+    least = _LEAST_THREADS
+    if longest_record <= _SMALL_BYTES:
+        least = _LEAST_THREADS_MAKING if makes_most else _LEAST_THREADS_SMALL
     return min(max(cores, least), by_memory, _MOST_THREADS)
 
 

@@ -271,5 +271,5 @@ def test_every_option_of_the_workload_model_can_be_given(cli_here: Any) -> None:
     assert offered == set(option_fields())
     result = cli_here("plan", "quick", "--compute-time", "1ms", "--io-depth", "3", "--shuffle", "false", "--json")
     assert result.returncode == 0, result.stderr
-    loader = json.loads(result.stdout)["workload"]["loader"]
+    loader = json.loads(result.stdout)["config"]["loader"]
     assert (loader["io_depth"], loader["shuffle"]) == (3, False)
