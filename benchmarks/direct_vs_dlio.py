@@ -167,7 +167,8 @@ def results(asked: argparse.Namespace, place: Path) -> Iterator[tuple[Result, st
     large, small = (SMOKE_LARGE, SMOKE_SMALL) if asked.smoke else (LARGE, SMALL)
     more = asked.run_option.split()
     # With null: DLIO against itself, too, which as shipped would take several minutes more.
-    for cell, patched, bound, cpu_bound, null in ((large, False, 1.5, 0.5, True), (small, True, 2.0, 0.5, True), (small, False, 15.0, None, False)):
+    rows = {"large": (large, False, 1.5, 0.5, True), "patched": (small, True, 2.0, 0.5, True), "shipped": (small, False, 15.0, None, False)}
+    for cell, patched, bound, cpu_bound, null in (rows[name] for name in asked.only or rows):
         made = ("--format", "npz", "--num-samples", str(cell.num_samples), "--record-length", str(cell.record_bytes))
         data = data_set((place if asked.smoke else asked.folder) / cell.name, made)
         release = "DLIO 2.0.0 without its debug line" if patched else "DLIO 2.0.0"
@@ -186,6 +187,7 @@ def main() -> int:
     parser = arguments(__doc__, "folder on a local disk, for the data sets (kept for the next time) and what DLIO writes (removed)")
     parser.add_argument("--dlio", type=Path, required=True, help="the environment that dlio_env.sh made")
     parser.add_argument("--run-option", default="", help="more options of ours, in one string, such as '--prefetch-batches 4'")
+    parser.add_argument("--only", action="append", choices=("large", "patched", "shipped"), help="this comparison; may be given again")
     asked = parser.parse_args()
     with scratch(asked.folder.absolute()) as place:
         return finish(results(asked, place), asked)

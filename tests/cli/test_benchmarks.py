@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -147,6 +148,20 @@ def test_read_ways(tmp_path: Path) -> None:
     assert [line for line in lines if not line.startswith(" ")] == ["npz1x8 cold, O_DIRECT", "npz1x8 warm, checksummed"]
     assert sum("MB/s" in line and "CPU s/GB" in line for line in lines) >= 5
     assert list(tmp_path.iterdir()) == []
+
+
+def test_harness(tmp_path: Path) -> None:
+    out = smoke("harness.py", "--folder", str(tmp_path))
+    for what in ("au_null at 10 ms", "au_null at 1 ms", "--help", "list", "first measured step"):
+        assert what in out
+
+
+def test_many_accelerators(tmp_path: Path) -> None:
+    lines = smoke("many_accelerators.py", "--folder", str(tmp_path)).splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"demand {demand} of the bandwidth" for demand in (0.5, 1.5)]
+    for line in lines:
+        verified, samples = re.search(r"(\d+) of (\d+) samples verified", line).groups()  # type: ignore[union-attr]
+        assert verified == samples != "0"
 
 
 @pytest.mark.s3
