@@ -16,6 +16,8 @@ MIN_WINDOW_S = 60.0
 HOST_DELAY_AT_MOST = 0.01
 # A thread that wakes up waits some 0.1 ms for its core even on an idle host (1.6 % of 26 ms steps seen), so alone it takes more to be a finding.
 RUN_DELAY_ALONE, OTHERS_AT_LEAST = 0.05, 0.15
+# Whoever shares the host with so much else may have got its cores in time (a run that sleeps most of its time does), but nobody can tell from one run.
+OTHERS_MOST = 0.5
 NULL_AU_MARGIN = 0.02
 UNCERTAINTY_AT_MOST = 0.05
 # Steadiness (reference/measurement.md section 7): 25 windows, of at least this many steps each.
@@ -85,10 +87,11 @@ def rank_skew(case: Case) -> Iterator[Found]:
 
 
 def host_limited(case: Case) -> Iterator[Found]:
-    """The host took time from the accelerators themselves: it woke them late, or had no core for the ranks' own threads."""
+    """The host took time from the accelerators themselves (it woke them late, or had no core for the ranks' own threads), or was busy with something else."""
     window_s, delay_s = case.summary["window_s"], case.summary["host_delay_s"]
     waited, others = case.summary["limits"]["run_delay_share"], case.summary["limits"]["cores_of_others"] or 0.0
-    crowded = others >= OTHERS_AT_LEAST * (case.summary["limits"]["cores"] or 1.0)
+    cores = case.summary["limits"]["cores"] or 1.0
+    crowded = others >= OTHERS_AT_LEAST * cores
     hint = "use fewer accelerators on this host, or stop what else runs on it"
     if window_s and delay_s is not None and delay_s > HOST_DELAY_AT_MOST * window_s:
         yield Found(
@@ -99,6 +102,8 @@ def host_limited(case: Case) -> Iterator[Found]:
             f"for {waited:.1%} of the time the emulated accelerators were ready to run and this host had no core; others used {others:.1f} of its cores",
             hint,
         )
+    elif others >= OTHERS_MOST * cores:
+        yield Found(f"others used {others:.1f} of this host's {cores:.0f} cores, {OTHERS_MOST:.0%} or more, while it was measured", hint)
 
 
 def decode_limited(case: Case) -> Iterator[Found]:

@@ -215,7 +215,7 @@ def ceilings(before: float, after: float) -> Callable[[Draft], None]:
 def cpu_full_of_decoding(draft: Draft) -> None:
     """Each rank uses a whole core of the two, most of it after the fetch."""
     seconds = {record["epoch"]: (record["end_ns"] - record["start_ns"]) / 1e9 for record in draft.ranks[0].of_kind("epoch_end")}
-    draft.others("epoch_end", rank_cpu_s=0.0, worker_cpu_s=seconds[0], host_busy_s=2 * seconds[0])
+    draft.others("epoch_end", rank_cpu_s=0.0, worker_cpu_s=seconds[0], host_busy_s=2 * seconds[0], host_command_s=2 * seconds[0])
     for rank in (0, 1):
         draft.steps(rank, lambda step: structs.replace(step, prep_cpu_s=0.018))
 
@@ -265,6 +265,7 @@ TRIPS = (
     Trip("RANK_SKEW", "rank 0 is slow", one_rank_is_slow),
     Trip("HOST_LIMITED", "woken late", both_ranks(lambda step: MS, "host")),
     Trip("HOST_LIMITED", "no core for the ranks", lambda d: d.others("epoch_end", rank_run_delay_s=0.5, host_busy_s=20.0)),
+    Trip("HOST_LIMITED", "others have half of the cores", lambda d: d.others("epoch_end", host_busy_s=1.6 + 16.0)),
     Trip("HOST_LIMITED", "the ranks crowd one another", lambda d: d.others("epoch_end", rank_run_delay_s=2.0)),
     Trip("DECODE_LIMITED", "the CPU is full of decoding", cpu_full_of_decoding),
     Trip("HARNESS_LIMITED", "the null run is slow", slow_null_run),
@@ -370,7 +371,7 @@ def test_errors_come_first(bases: dict[str, Draft]) -> None:
         (lambda d: d.others("cache", cached_fraction_before=0.02), "CACHE_SUSPECT"),
         (lambda d: ceilings(0.98, 0.98)(d), "FASTER_THAN_CEILING"),
         (lambda d: ceilings(1.2, 1.15)(d), "CEILING_UNSTABLE"),
-        (lambda d: d.others("epoch_end", rank_run_delay_s=0.2, host_busy_s=20.0), "HOST_LIMITED"),
+        (lambda d: d.others("epoch_end", rank_run_delay_s=0.2, host_busy_s=1.6 + 15.9), "HOST_LIMITED"),
         (lambda d: d.others("epoch_end", rank_run_delay_s=1.0), "HOST_LIMITED"),
         (lambda d: d.patch.update(window_s=60.0), "TOO_SHORT"),
         (lambda d: d.run["plan"].update(prefetch_batches=63), "FEW_STEPS"),
