@@ -52,13 +52,14 @@ class Assembly:
         return self._left == 0
 
     def pieces(self) -> list[Piece]:
-        """Wait for all; the first error in their order is raised."""
+        """Wait for all, and let the tasks go; the first error in their order is raised."""
         self._unfinished.acquire()
         self._unfinished.release()
-        for task in self.tasks:
+        tasks, self.tasks = self.tasks, []  # they and this batch hold one another: their memory would stay until Python looks for such cycles
+        for task in tasks:
             if task.error is not None:
                 raise task.error
-        return [task.piece for task in self.tasks if task.piece is not None]
+        return [task.piece for task in tasks if task.piece is not None]
 
 
 class Task:

@@ -205,6 +205,9 @@ def _unless_not_partial() -> Iterator[None]:
 
 
 def _make_store(settings: S3Settings, credentials: Credentials) -> Any:
+    """One runtime of obstore's serves the whole process, with a thread a core by default. The callers, who take and check what arrives, need cores too: half
+    as many threads gave a tenth more bytes/s at four fifths of the CPU time here (115 KB objects, 2 cores). A value in the environment wins."""
+    os.environ.setdefault("TOKIO_WORKER_THREADS", str(max(1, len(os.sched_getaffinity(0)) // 2)))
     from obstore.store import S3Store
 
     config: dict[str, Any] = {"region": settings.region, "skip_signature": settings.anonymous}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from storagebench.errors import DatasetError
 from storagebench.loaders.delivery import Deliverer
+from storagebench.loaders.direct import DirectLoader
 from storagebench.loaders.direct_ranges import memory_bytes, ranges_of
+from storagebench.loaders.direct_worker import Task
 from storagebench.probe.depth import CANDIDATES, REQUESTS, find_depth, find_requests
 from storagebench.protocols import Extent, LoadJob
 from storagebench.storage import open_store
@@ -111,6 +114,23 @@ def test_every_read_of_a_call_that_fails_gets_the_error(tmp_path: Path) -> None:
     for tag in range(3):
         queue.put(tag, Extent("absent", 0, 10), None, False)
     assert [(tag, type(error)) for tag, error in queue.wait()] == [(0, DatasetError), (1, DatasetError), (2, DatasetError)]
+
+
+def test_a_batch_that_was_given_back_lets_its_memory_go_at_once(make_dataset: Any) -> None:
+    """Without Python looking for cycles: what a store brings (20 MB an object) would pile up until it does."""
+    folder, dataset = make_dataset(format="npz", num_samples=60)
+    run = DirectLoader().open(LoadJob(open_store(folder).spec, dataset, 0, 1, 2, num_workers=2, prefetch_batches=2))
+    gc.collect()
+    gc.disable()
+    try:
+        run.start(0)
+        for _ in range(20):
+            assert run.next() is not None
+        alive = sum(isinstance(thing, Task) for thing in gc.get_objects())
+    finally:
+        gc.enable()
+        run.close()
+    assert alive <= (1 + 2 + 1) * 2  # held, ahead, and what the threads have just ended; two pieces each
 
 
 def test_odirect_is_found_out(file_of: Any, tmp_path: Path) -> None:
