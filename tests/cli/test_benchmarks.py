@@ -156,6 +156,11 @@ def test_harness(tmp_path: Path) -> None:
         assert what in out
 
 
+def test_cuda_device_without_a_device(tmp_path: Path) -> None:
+    out = smoke("cuda_device.py", "--folder", str(tmp_path))
+    assert "emulated: AU" in out and "44 of 44 samples verified" in out
+
+
 def test_many_accelerators(tmp_path: Path) -> None:
     lines = smoke("many_accelerators.py", "--folder", str(tmp_path)).splitlines()
     assert [line.split(":")[0] for line in lines] == [f"demand {demand} of the bandwidth" for demand in (0.5, 1.5)]
