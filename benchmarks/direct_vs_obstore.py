@@ -35,6 +35,7 @@ from storagebench.manifest import load_dataset
 from storagebench.storage import open_store
 
 START_LIMIT_S = 15.0
+ROWS = ("small", "large", "ranges", "s3", "s3fs")
 _FRONT = """\
 global
     maxconn 2048
@@ -230,7 +231,7 @@ def ranges_of(data: DataSet) -> list[list[Any]]:
 
 
 def results(asked: argparse.Namespace, place: Path) -> Iterator[tuple[Result, str]]:
-    sizes = SMOKE if asked.smoke else FULL
+    sizes, wanted = SMOKE if asked.smoke else FULL, asked.only or ROWS
     folder = (place if asked.smoke else asked.folder).absolute()
     small = data_set(folder / "npz115", ("--format", "npz", "--num-samples", str(sizes.small), "--record-length", "115000"))
     large = data_set(folder / "npz20", ("--format", "npz", "--num-samples", str(sizes.large), "--record-length", str(sizes.large_bytes)))
@@ -243,27 +244,29 @@ def results(asked: argparse.Namespace, place: Path) -> Iterator[tuple[Result, st
     with s3server.start(folder) as server:
         plain = Endpoint(server.endpoint_url, server.environment())
         os.environ.update(plain.environment)
-        whole: list[tuple[str, DataSet, tuple[str, ...], tuple[int, ...]]] = [
-            ("115 KB objects", small, direct, (8, 16, 32, 64)),
-            ("20 MB objects", large, ("--loader", "direct", "--batch-size", "2", *more), (2, 4, 8, 16)),
-        ]
-        for what, data, options, many in whole:
+        whole: dict[str, tuple[str, DataSet, tuple[str, ...], tuple[int, ...]]] = {
+            "small": ("115 KB objects", small, direct, (8, 16, 32, 64)),
+            "large": ("20 MB objects", large, ("--loader", "direct", "--batch-size", "2", *more), (2, 4, 8, 16)),
+        }
+        for what, data, options, many in (row for name, row in whole.items() if name in wanted):
             items: list[list[Any]] = [[str(Path(path).relative_to(data.folder))] for path in data.paths]
             ours = run_reader(data, plain, options, own_rate=False)
             yield against_bare(what, data, plain, items, sum(data.sizes), ours, asked, many[:1] if asked.smoke else many), "MB/s"
         with front(server, place) as through:
-            if through is None:
+            if "ranges" not in wanted:
+                pass
+            elif through is None:
                 say("115 KB ranges: left out, as haproxy is not installed (apt-get install haproxy)")
             else:
                 items = ranges_of(packed)
                 ours = run_reader(packed, through, direct, own_rate=False)
-                many = whole[0][-1][: 1 if asked.smoke else None]
+                many = whole["small"][-1][: 1 if asked.smoke else None]
                 yield against_bare("115 KB ranges", packed, through, items, sum(item[2] for item in items), ours, asked, many), "MB/s"
-        yield from against_loaders(small, plain, sizes, direct, asked)
+        yield from against_loaders(small, plain, sizes, direct, asked, wanted)
 
 
 def against_loaders(
-    data: DataSet, endpoint: Endpoint, sizes: Sizes, direct: tuple[str, ...], asked: argparse.Namespace
+    data: DataSet, endpoint: Endpoint, sizes: Sizes, direct: tuple[str, ...], asked: argparse.Namespace, wanted: Sequence[str]
 ) -> Iterator[tuple[Result, str]]:
     """`s3` at the best of a few settings, and `files` with s3fs in one worker, which reads one object at a time. Ours reads as many objects."""
     steps = ("--max-steps", str(sizes.steps))
@@ -276,10 +279,13 @@ def against_loaders(
         )
         for workers, depth, batch in tries
     }  # fmt: skip
-    readers = {name: run_reader(data, endpoint, options, own_rate=True) for name, options in settings.items()}
-    say("loader s3: its settings")
-    best = choose(readers, 2, FINALISTS)
-    yield compare("115 KB objects, loaders", best, readers[best], ours, *_rounds(asked), bound=2.5, null=not asked.smoke), "MB/s"
+    if "s3" in wanted:
+        readers = {name: run_reader(data, endpoint, options, own_rate=True) for name, options in settings.items()}
+        say("loader s3: its settings")
+        best = choose(readers, 2, FINALISTS)
+        yield compare("115 KB objects, loaders", best, readers[best], ours, *_rounds(asked), bound=2.5, null=not asked.smoke), "MB/s"
+    if "s3fs" not in wanted:
+        return
     one = ("--loader", "files", "--storage-option", "client=s3fs", "--batch-size", str(sizes.batch), "--num-workers", "1", *steps)
     reader = run_reader(data, endpoint, one, own_rate=True)
     yield compare("115 KB objects, loaders", "files with s3fs, one object a read", reader, ours, *_rounds(asked), bound=5.0, null=False), "MB/s"
@@ -291,6 +297,7 @@ def main() -> int:
         os._exit(0)  # obstore's runtime sometimes aborts (SIGABRT) while the interpreter ends after get_async
     parser = arguments(__doc__, "folder on a local disk that is served: the data sets are in it, or made in it and kept")
     parser.add_argument("--run-option", default="", help="more options of `direct`, in one string, such as '--num-workers 4'")
+    parser.add_argument("--only", action="append", choices=ROWS, help="this comparison; may be given again")
     asked = parser.parse_args()
     with scratch(asked.folder) as place:
         return finish(results(asked, place), asked)

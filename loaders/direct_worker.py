@@ -10,6 +10,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
@@ -77,61 +79,69 @@ class Task:
         self.error: Exception | None = None
 
 
+class _Drain(NamedTuple):
+    """Goes through the feed once for each worker, which passes `seen` when it has nothing in flight and no file open."""
+
+    generation: int
+    seen: threading.Barrier
+
+
 class Feed:
-    """Tasks that no worker has taken yet, in order."""
+    """Tasks that no worker has taken yet, in order. A queue of C's, since a `threading.Condition` that wakes many threads costs more than a short object."""
 
     def __init__(self, num_workers: int) -> None:
-        self._tasks: deque[Task] = deque()
-        self._changed = threading.Condition()
+        self._items: SimpleQueue[Task | _Drain | None] = SimpleQueue()  # None: end
         self._num_workers = num_workers
-        self._num_behind = 0  # workers that have not seen the last drain
         self._stopped = False
         self.generation = 0
 
     def put(self, tasks: Sequence[Task]) -> None:
-        with self._changed:
-            self._tasks.extend(tasks)
-            self._changed.notify(len(tasks))
+        for task in tasks:
+            self._items.put(task)
 
     def take(self) -> Task | None:
         """The next task, if there is one."""
         try:
-            return self._tasks.popleft()
-        except IndexError:
+            item = self._items.get_nowait()
+        except Empty:
             return None
+        if isinstance(item, Task):
+            return item
+        self._items.put(item)  # for `wait`, where a worker has nothing in flight
+        return None
 
-    def wait(self, worker: Worker) -> bool:
-        """By a worker with nothing in flight: until there are tasks. False: it is to end."""
-        with self._changed:
-            while not self._stopped:
-                if worker.generation != self.generation:
-                    worker.queue.close_files()
-                    worker.generation = self.generation
-                    self._num_behind -= 1
-                    self._changed.notify_all()
-                if self._tasks:
-                    return True
-                self._changed.wait()
-            return False
+    def wait(self, worker: Worker) -> Task | None:
+        """By a worker with nothing in flight: the next task. None: it is to end."""
+        while not isinstance(item := self._items.get(), Task):
+            if item is None:
+                return None
+            worker.queue.close_files()
+            worker.generation = item.generation
+            item.seen.wait()  # for all the others, so that each meets it once
+        return item
 
     def drain(self) -> None:
         """Drop all tasks; return when no worker has a read in flight or a file open."""
-        with self._changed:
-            if self._stopped:
-                return
-            self._tasks.clear()
-            self.generation += 1
-            self._num_behind = self._num_workers
-            self._changed.notify_all()
-            while self._num_behind:
-                self._changed.wait()
+        if self._stopped:
+            return
+        self.generation += 1  # from now on nothing more is sent
+        self._clear()
+        seen = threading.Barrier(self._num_workers + 1)
+        for _ in range(self._num_workers):
+            self._items.put(_Drain(self.generation, seen))
+        seen.wait()
 
     def stop(self) -> None:
         """Have the workers end."""
-        with self._changed:
-            self._stopped = True
-            self._tasks.clear()
-            self._changed.notify_all()
+        self._stopped = True
+        self._clear()
+        for _ in range(self._num_workers):
+            self._items.put(None)
+
+    def _clear(self) -> None:
+        with suppress(Empty):
+            while True:
+                self._items.get_nowait()
 
 
 class _Read(NamedTuple):
@@ -161,8 +171,9 @@ class Worker:
         """Until the feed stops."""
         feed = self._feed
         assert feed is not None
-        while feed.wait(self):
+        while (task := feed.wait(self)) is not None:
             self._watch = Watch()
+            self._begin(task)
             try:
                 self._keep_busy(feed)
             except Exception as error:  # of the queue itself; whoever waits for one of these tasks raises it
