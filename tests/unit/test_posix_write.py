@@ -131,6 +131,22 @@ def test_staging_buffers_are_used_again_and_given_back(tmp_path: Path) -> None:
     assert writer._free == []
 
 
+def test_the_caller_fills_the_next_buffer_while_one_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_write = threading.Event()
+
+    def slow(fd: int, data: Any, offset: int) -> int:
+        assert may_write.wait(30)
+        return real_pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    writer = FileWriter()
+    with writer.create(tmp_path / "x") as sink:
+        sink.write(DATA[: 2 * STAGING - 1])  # returns, though nothing could be written yet
+        may_write.set()
+    writer.close()
+    assert (tmp_path / "x").read_bytes() == DATA[: 2 * STAGING - 1]
+
+
 class Folder:
     """Stands in for the fsync of a folder: counts, and waits until it may go on."""
 
