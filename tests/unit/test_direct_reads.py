@@ -126,7 +126,7 @@ def test_a_batch_that_was_given_back_lets_its_memory_go_at_once(make_dataset: An
         run.start(0)
         for _ in range(20):
             assert run.next() is not None
-        alive = sum(isinstance(thing, Task) for thing in gc.get_objects())
+        alive = sum(type(thing) is Task for thing in gc.get_objects())
     finally:
         gc.enable()
         run.close()
