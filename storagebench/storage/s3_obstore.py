@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,6 +26,9 @@ class ObstoreClient:
     """Reads and single PUTs. Thread-safe. `read_range` reads a range: it calls `native_range`, or another client where the server has no ranges."""
 
     def __init__(self, settings: S3Settings, credentials: Credentials, tally: Tally, read_range: Callable[[Extent], memoryview]) -> None:
+        import obstore
+
+        self._obstore = obstore
         self._settings = settings
         self._tally = tally
         self._read_range = read_range
@@ -89,15 +91,13 @@ class ObstoreClient:
         """As `read` of one extent, on the running event loop; `native_ranges`: whether ranges are obstore's to read, with 206 for an answer."""
         import asyncio
 
-        import obstore
-
         key, length = extent.key, extent.length or 0
         name = self._settings.base + key
         result: Any
         try:
             if not extent.offset and key not in self._longer:
                 self._tally.add(requests=1)
-                result = await obstore.get_async(self._store, name)
+                result = await self._obstore.get_async(self._store, name)
                 if not self._is_longer(result, key, length):
                     return self._checked(await result.bytes_async(), key, length)
                 del result  # drops the answer unread
@@ -106,8 +106,11 @@ class ObstoreClient:
             body = None
             if native_ranges:
                 self._tally.add(requests=1)
-                with _unless_not_partial():
-                    body = await obstore.get_range_async(self._store, name, start=extent.offset, length=length)
+                try:
+                    body = await self._obstore.get_range_async(self._store, name, start=extent.offset, length=length)
+                except self._obstore.exceptions.GenericError as error:
+                    if _NOT_PARTIAL not in str(error):
+                        raise
             if body is None:
                 return await asyncio.get_running_loop().run_in_executor(None, self._read_range, extent)
             return self._checked_range(body, extent)
@@ -116,15 +119,13 @@ class ObstoreClient:
 
     def native_range(self, extent: Extent) -> memoryview:
         """One range GET, as one call: header and body apart would be two hand-overs between threads. Raises NotPartialError where the server answers it with 200."""
-        import obstore
-
-        length = extent.length or 0
         self._tally.add(requests=1)
-        body: Any = None
-        with _unless_not_partial():
-            body = obstore.get_range(self._store, self._settings.base + extent.key, start=extent.offset, length=length)
-        if body is None:
-            raise NotPartialError
+        try:
+            body = self._obstore.get_range(self._store, self._settings.base + extent.key, start=extent.offset, length=extent.length or 0)
+        except self._obstore.exceptions.GenericError as error:
+            if _NOT_PARTIAL in str(error):
+                raise NotPartialError from None
+            raise
         return self._checked_range(body, extent)
 
     def whole(self, key: str, limit_bytes: int) -> memoryview:
@@ -143,10 +144,8 @@ class ObstoreClient:
 
     def put(self, key: str, data: bytes) -> None:
         """One PUT."""
-        import obstore
-
         self._tally.add(requests=1)
-        obstore.put(self._store, self._settings.base + key, data, use_multipart=False)
+        self._obstore.put(self._store, self._settings.base + key, data, use_multipart=False)
 
     def range_status(self, key: str) -> bool | None:
         """Whether the server answers a small range GET of this key with 206; None where there is no such key."""
@@ -168,10 +167,8 @@ class ObstoreClient:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _get(self, key: str) -> tuple[Any, int]:
-        import obstore
-
         self._tally.add(requests=1)
-        result = obstore.get(self._store, self._settings.base + key)
+        result = self._obstore.get(self._store, self._settings.base + key)
         return result, int(result.meta["size"])
 
     def _checked(self, body: Any, key: str, length: int) -> memoryview:
@@ -186,18 +183,6 @@ class ObstoreClient:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._settings.concurrency, "storagebench-s3")
             return self._pool
-
-
-@contextmanager
-def _unless_not_partial() -> Iterator[None]:
-    """Goes on behind the block where obstore refuses a range because the answer has the status 200."""
-    import obstore
-
-    try:
-        yield
-    except obstore.exceptions.GenericError as error:
-        if _NOT_PARTIAL not in str(error):
-            raise
 
 
 def _make_store(settings: S3Settings, credentials: Credentials) -> Any:
