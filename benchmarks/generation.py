@@ -32,7 +32,7 @@ from storagebench.errors import StorageError, UsageError
 from storagebench.probe.fio import require_fio
 from storagebench.units import parse_size
 
-SETTLE_S = 1.0
+SETTLE_S = 3.0  # the same before each pass: the disk may save up credit while nothing is written
 PHASE_BOUND, DLIO_PHASE_BOUND, DLIO_WHOLE_BOUND = 0.85, 2.0, 5.0
 DLIO_FILES, DLIO_PROCESSES = 24, 2
 # The command, with its generation phase timed in its own process.

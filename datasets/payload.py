@@ -89,12 +89,11 @@ def _zero_tails(target: memoryview, zero_bytes: int) -> None:
 
 def _stamp(target: memoryview, sample_id: int) -> None:
     """Write the little-endian id at each 512-byte boundary; of a last block under 8 bytes, what fits."""
-    stamp = np.frombuffer(sample_id.to_bytes(STAMP_BYTES, "little"), dtype=np.uint8)
-    flat = np.frombuffer(target, dtype=np.uint8)
-    whole = len(flat) // STAMP_BLOCK_BYTES * STAMP_BLOCK_BYTES
-    flat[:whole].reshape(-1, STAMP_BLOCK_BYTES)[:, :STAMP_BYTES] = stamp
-    rest = min(STAMP_BYTES, len(flat) - whole)
-    flat[whole : whole + rest] = stamp[:rest]
+    words = len(target) // STAMP_BYTES
+    np.frombuffer(target, "<u8", words)[:: STAMP_BLOCK_BYTES // STAMP_BYTES] = sample_id
+    rest = len(target) - words * STAMP_BYTES
+    if words * STAMP_BYTES % STAMP_BLOCK_BYTES == 0:
+        target[words * STAMP_BYTES :] = sample_id.to_bytes(STAMP_BYTES, "little")[:rest]
 
 
 def record_length_bounds(mean: int) -> tuple[int, int]:

@@ -17,6 +17,33 @@ from storagebench.workload import DatasetSpec
 NUM_CLASSES = 1000
 
 
+class RecordMaker:
+    """Makes the records of a spec, given their lengths. Thread-safe. `longest`: bytes of the longest record it is to make."""
+
+    def __init__(self, spec: DatasetSpec, longest: int) -> None:
+        self._payload_kind = spec.payload
+        self._generator = PayloadGenerator(spec.seed, spec.compressibility)
+        self._buffers = threading.local()
+        self._longest = longest
+
+    def records(self, first: int, lengths: NDArray[np.int64]) -> Iterator[Record]:
+        """Samples first .. first + len(lengths). The payload's memory is filled anew for the next record."""
+        suffix = "jpg" if self._payload_kind == "jpeg" else "bin"
+        for sample_id, length in enumerate(lengths.tolist(), first):
+            yield Record(sample_id, self._payload(sample_id, length), sample_id % NUM_CLASSES, suffix)
+
+    def _payload(self, sample_id: int, length: int) -> memoryview:
+        if self._payload_kind == "jpeg":
+            from storagebench.datasets.image import synthetic_jpeg
+
+            return memoryview(synthetic_jpeg(self._generator, sample_id, length))
+        buffer: memoryview | None = getattr(self._buffers, "buffer", None)
+        if buffer is None:
+            buffer = self._buffers.buffer = np.empty(self._longest, dtype=np.uint8).data
+        self._generator.fill(buffer[:length], sample_id)
+        return buffer[:length]
+
+
 class SyntheticSource:
     """The samples that a workload's dataset section describes. Thread-safe.
 
@@ -27,13 +54,11 @@ class SyntheticSource:
     classes: tuple[str, ...] = ()
 
     def __init__(self, spec: DatasetSpec) -> None:
-        self._spec = spec
+        self.spec = spec
         self.payload: str = spec.payload
         self.num_samples = spec.num_samples
         self.approx_bytes: NDArray[np.int64] = record_lengths(spec.seed, spec.num_samples, spec.record_length_bytes, spec.record_length_bytes_stdev)
-        self._generator = PayloadGenerator(spec.seed, spec.compressibility)
-        self._buffers = threading.local()
-        self._longest = int(self.approx_bytes.max())
+        self._maker = RecordMaker(spec, int(self.approx_bytes.max()))
         if spec.payload == "jpeg":
             self._check_jpeg(int(self.approx_bytes.min()))
 
@@ -45,14 +70,14 @@ class SyntheticSource:
                 f"the shortest record would have {shortest} bytes, and a synthetic JPEG needs {MIN_JPEG_BYTES}",
                 "choose a larger --record-length, a smaller --record-length-stdev, or --payload bytes",
             )
-        if self._spec.compressibility:
+        if self.spec.compressibility:
             raise UsageError(
-                f"compressibility is {self._spec.compressibility}, and a JPEG is compressed already", "use --payload bytes or --compressibility 0"
+                f"compressibility is {self.spec.compressibility}, and a JPEG is compressed already", "use --payload bytes or --compressibility 0"
             )
 
     def describe(self) -> dict[str, Any]:
         """All that determines the records' bytes."""
-        spec = self._spec
+        spec = self.spec
         return {
             "seed": spec.seed,
             "generator_version": GENERATOR_VERSION,
@@ -71,21 +96,7 @@ class SyntheticSource:
 
     def records(self, first: int, count: int) -> Iterator[Record]:
         """Samples first .. first + count. The payload's memory is filled anew for the next record."""
-        suffix = "jpg" if self.payload == "jpeg" else "bin"
-        for sample_id in range(first, first + count):
-            yield Record(sample_id, self._payload(sample_id), sample_id % NUM_CLASSES, suffix)
-
-    def _payload(self, sample_id: int) -> memoryview:
-        length = int(self.approx_bytes[sample_id])
-        if self.payload == "jpeg":
-            from storagebench.datasets.image import synthetic_jpeg
-
-            return memoryview(synthetic_jpeg(self._generator, sample_id, length))
-        buffer: memoryview | None = getattr(self._buffers, "buffer", None)
-        if buffer is None:
-            buffer = self._buffers.buffer = np.empty(self._longest, dtype=np.uint8).data
-        self._generator.fill(buffer[:length], sample_id)
-        return buffer[:length]
+        return self._maker.records(first, self.approx_bytes[first : first + count])
 
     def close(self) -> None:
         """Nothing is open."""

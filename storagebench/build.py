@@ -7,13 +7,9 @@ Shards appear whole or not at all, the manifest comes last: a dataset without on
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from crc32c import crc32c
-from numpy.typing import NDArray
 
 import storagebench
 from storagebench.buildparts import Layout, Ledger, Unit
@@ -22,23 +18,22 @@ from storagebench.datasets.synthetic import SyntheticSource
 from storagebench.errors import UsageError
 from storagebench.inorder import in_order
 from storagebench.manifest import Dataset
-from storagebench.protocols import Format, Record, Sink, Store
+from storagebench.protocols import Format, Store
 from storagebench.registry import open_format
+from storagebench.shardmaking import Made, Maker, Makers, ProcessMaker, ThreadMaker
 from storagebench.verify import Problem, verify
 from storagebench.workload import Workload
 
 __all__ = ["Problem", "Progress", "generate", "import_dataset", "verify"]
 
 Progress = Callable[[int, int], None]
-# Threads hold a record each and what the store keeps of an open object (a part of 16 MiB on S3); this bounds all of it, with the default number of threads.
+# Makers hold a record each and what the store keeps of an open object (a part of 16 MiB on S3); this bounds all of it, with the default number of makers.
 _DEFAULT_MEMORY_BYTES = 2**30
 _STORE_BYTES_PER_THREAD = 16 * 2**20
-# What is summed up is copied next, out of the processor's cache.
-_PIECE_BYTES = 2**18
-# A thread makes a record or waits for the device, so there are more of them than cores: small files wait for an fsync each, large ones for 4 MiB at a time.
-# Where short records are most of the work (JPEG, many to a shard) and the disk is local, more threads than cores only take the interpreter from one another.
-_LEAST_THREADS, _LEAST_THREADS_SMALL, _LEAST_THREADS_MAKING, _MOST_THREADS = 8, 16, 2, 64
+_LEAST_THREADS, _LEAST_THREADS_SMALL, _MOST_THREADS = 8, 16, 64
 _SMALL_BYTES = 2**20
+# Below, a process takes longer to start than it saves: it takes 0.3 s, in which a thread makes so many bytes.
+_LEAST_BYTES, _LEAST_BYTES_JPEG = 500 * 10**6, 20 * 10**6
 
 
 def generate(workload: Workload, store: Store, *, num_threads: int = 0, progress: Progress | None = None) -> Dataset:
@@ -146,9 +141,11 @@ def _build(
     dataset = ledger.finished()
     if dataset is not None:
         return dataset
-    makes_most = store.spec.kind == "posix" and (source.payload == "jpeg" or not form.one_sample_per_shard)
-    threads = num_threads or _default_threads(int(source.approx_bytes.max()), makes_most)
-    _write_shards(_Writer(source, form, store, options, layout), ledger, threads, progress)
+    makers = Makers(_makers(source, form, store, options, num_threads))
+    try:
+        _write_shards(makers, ledger, layout, progress)
+    finally:
+        makers.close()
     dataset = _dataset(form, source.payload, layout, {**spec, **about, "storagebench_version": storagebench.__version__}, options)
     ledger.finish(dataset)
     return dataset
@@ -164,74 +161,35 @@ def _format_encoder(form: Format) -> dict[str, str]:
     return versions() if versions is not None else {}
 
 
-def _default_threads(longest_record: int, makes_most: bool) -> int:
-    """`makes_most`: records are harder to make than to write."""
-    cores = len(os.sched_getaffinity(0))
-    by_memory = max(1, _DEFAULT_MEMORY_BYTES // (longest_record + _STORE_BYTES_PER_THREAD))
-    least = _LEAST_THREADS
-    if longest_record <= _SMALL_BYTES:
-        least = _LEAST_THREADS_MAKING if makes_most else _LEAST_THREADS_SMALL
-    return min(max(cores, least), by_memory, _MOST_THREADS)
+def _makers(source: Source, form: Format, store: Store, options: dict[str, Any], num_threads: int) -> list[Maker]:
+    """Processes, one a core, where short records are more work than their writing (JPEG, many to a shard) and the disk is local; else threads, which wait for
+    the device most of the time: small files for an fsync each, large ones for 4 MiB at a time."""
+    cores, longest = len(os.sched_getaffinity(0)), int(source.approx_bytes.max())
+    by_memory = max(1, _DEFAULT_MEMORY_BYTES // (longest + _STORE_BYTES_PER_THREAD))
+    makes_most = store.spec.kind == "posix" and longest <= _SMALL_BYTES and (source.payload == "jpeg" or not form.one_sample_per_shard)
+    if not makes_most:
+        threads = num_threads or min(max(cores, _LEAST_THREADS_SMALL if longest <= _SMALL_BYTES else _LEAST_THREADS), by_memory, _MOST_THREADS)
+    else:
+        threads = num_threads or min(cores, by_memory, _MOST_THREADS)
+        pays = int(source.approx_bytes.sum()) >= (_LEAST_BYTES_JPEG if source.payload == "jpeg" else _LEAST_BYTES)
+        if isinstance(source, SyntheticSource) and threads > 1 and pays:
+            return [ProcessMaker(source, form, store.spec, options) for _ in range(threads)]
+    return [ThreadMaker(source, form, store, options)] * threads
 
 
-class _Writer:
-    """Writes single shards, from any thread, and fills in their part of the layout."""
-
-    def __init__(self, source: Source, form: Format, store: Store, options: dict[str, Any], layout: Layout) -> None:
-        self._source, self._form, self._store, self._options, self.layout = source, form, store, options, layout
-        self.stop = threading.Event()
-
-    def write(self, shard: int) -> None:
-        layout = self.layout
-        rows = layout.rows(shard, shard + 1)
-        records = self._source.records(int(layout.first_sample[shard]), int(layout.shard_samples[shard]))
-        with self._store.create(layout.names[shard]) as sink:
-            counting = _CountingSink(sink)
-            offsets = self._form.write_shard(counting, self._noted(records, rows), self._options)
-        rows["offset"] = offsets
-        rows["shard"] = shard
-        layout.shard_bytes[shard] = counting.num_bytes
-        layout.shard_crc32c[shard] = counting.crc32c
-
-    def _noted(self, records: Iterable[Record], rows: NDArray[Any]) -> Iterator[Record]:
-        for row, record in enumerate(records):
-            if self.stop.is_set():
-                raise _StoppedError
-            rows[row] = (0, len(record.payload), crc32c(record.payload), 0, record.label, 0)
-            yield record
-
-
-class _StoppedError(Exception):
-    """Another shard failed; this one is not to be finished, and nobody sees this."""
-
-
-class _CountingSink:
-    """Passes on, and knows how many bytes with which checksum."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self.num_bytes = 0
-        self.crc32c = 0
-
-    def write(self, data: Any, /) -> int:
-        view = memoryview(data).cast("B")
-        for start in range(0, len(view), _PIECE_BYTES):
-            piece = view[start : start + _PIECE_BYTES]
-            self.crc32c = crc32c(piece, self.crc32c)
-            self._sink.write(piece)
-        self.num_bytes += len(view)
-        return len(view)
-
-
-def _write_shards(writer: _Writer, ledger: Ledger, num_threads: int, progress: Progress | None) -> None:
-    layout = writer.layout
+def _write_shards(makers: Makers, ledger: Ledger, layout: Layout, progress: Progress | None) -> None:
     done_units = ledger.begin()
     units = [unit for unit in layout.units if unit.number not in done_units]
     last_of: dict[int, Unit] = {unit.stop - 1: unit for unit in units}
     total = len(layout.index)
     done = total - sum(len(layout.rows(unit.first, unit.stop)) for unit in units)
     shards = (shard for unit in units for shard in range(unit.first, unit.stop))
-    for shard, _ in in_order(shards, writer.write, num_threads, on_end=writer.stop.set):
+
+    def make(shard: int) -> Made:
+        return makers.make(layout.names[shard], int(layout.first_sample[shard]), int(layout.shard_samples[shard]))
+
+    for shard, made in in_order(shards, make, len(makers), on_end=makers.stop):
+        layout.take(shard, made.num_bytes, made.crc32c, made.rows)
         done += int(layout.shard_samples[shard])
         if shard in last_of:
             ledger.commit(last_of[shard])

@@ -73,6 +73,13 @@ class Layout:
         last = stop_shard - 1
         return self.index[int(self.first_sample[first_shard]) : int(self.first_sample[last] + self.shard_samples[last])]
 
+    def take(self, shard: int, num_bytes: int, crc32c: int, rows: NDArray[Any]) -> None:
+        """Fill in the columns of a shard that was written; `rows` INDEX_DTYPE[samples], but for the number of the shard."""
+        self.shard_bytes[shard], self.shard_crc32c[shard] = num_bytes, crc32c
+        kept = self.rows(shard, shard + 1)
+        kept[:] = rows
+        kept["shard"] = shard
+
 
 def _shard_name(shard: int, suffix: str, num_subfolders: int) -> str:
     folder = f"shards/{shard % num_subfolders:04d}" if num_subfolders else "shards"
