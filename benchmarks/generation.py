@@ -75,6 +75,7 @@ class Cell:
 LARGE = Cell("npz of 20 MB", ("--format", "npz"), 20_000_000, PHASE_BOUND)
 SHARDS = Cell("webdataset of 115 KB, 500 a shard", ("--format", "webdataset", "--samples-per-shard", "500"), 115_000, PHASE_BOUND)
 SMALL = Cell("npz of 115 KB (for information)", ("--format", "npz"), 115_000, None)
+ROWS: dict[str, Cell | None] = {"npz20": LARGE, "wds115": SHARDS, "npz115": SMALL, "dd": None, "dlio": None}
 
 
 @dataclass(frozen=True)
@@ -241,20 +242,27 @@ def against(
     yield whole_command(cell.name, reference, None, found.theirs, ours.whole[dropped:]), "MB/s"
 
 
-def results(asked: argparse.Namespace, place: Path) -> Iterator[tuple[Result, str]]:
-    side, program = Side(place), require_fio()
-    num_bytes = parse_size("32MB" if asked.smoke else asked.size)
-    rounds, dropped, repeats = (1, 0, 1) if asked.smoke else (asked.rounds, 1, 3)
-    settings = FIO_SETTINGS[-1:] if asked.smoke else FIO_SETTINGS
+def against_fio(side: Side, cells: Sequence[Cell], num_bytes: int, smoke: bool, rounds: int, dropped: int) -> Iterator[tuple[Result, str]]:
+    """Each data set against fio's best setting, which is chosen first."""
+    program, settings = require_fio(), FIO_SETTINGS[-1:] if smoke else FIO_SETTINGS
     say("fio's settings (threads x depth, block)")
     writers = {str(setting): fio_writer(side, program, setting, num_bytes) for setting in settings}
-    best = choose(writers, repeats, finalists=3)
-    small_bytes = min(num_bytes, parse_size("500MB"))
-    for cell in (LARGE, SHARDS, SMALL):
-        ours = Ours(side, cell, small_bytes if cell is SMALL else num_bytes)
-        yield from against(cell, f"fio {best}", writers[best], ours, rounds, dropped, cell.bound, cell is LARGE and not asked.smoke)
-    yield from against(LARGE, "dd direct, 4M", dd_writer(side, num_bytes), Ours(side, LARGE, num_bytes), rounds, dropped, None, False)
-    if asked.dlio:
+    best = choose(writers, 1 if smoke else 3, finalists=3)
+    for cell in cells:
+        ours = Ours(side, cell, min(num_bytes, parse_size("500MB")) if cell is SMALL else num_bytes)
+        yield from against(cell, f"fio {best}", writers[best], ours, rounds, dropped, cell.bound, not smoke and cell is not SMALL)
+
+
+def results(asked: argparse.Namespace, place: Path) -> Iterator[tuple[Result, str]]:
+    side, wanted = Side(place), asked.only or tuple(ROWS)
+    num_bytes = parse_size("32MB" if asked.smoke else asked.size)
+    rounds, dropped = (1, 0) if asked.smoke else (asked.rounds, 1)
+    cells = [cell for name, cell in ROWS.items() if cell is not None and name in wanted]
+    if cells:
+        yield from against_fio(side, cells, num_bytes, asked.smoke, rounds, dropped)
+    if "dd" in wanted:
+        yield from against(LARGE, "dd direct, 4M", dd_writer(side, num_bytes), Ours(side, LARGE, num_bytes), rounds, dropped, None, False)
+    if "dlio" in wanted and asked.dlio:
         cell, files = LARGE, 4 if asked.smoke else DLIO_FILES
         dlio, ours = Dlio(side, asked.dlio, cell.record_bytes, files), Ours(side, cell, files * cell.record_bytes)
         reference = f"DLIO 2.0.0, {DLIO_PROCESSES} processes, not synced"
@@ -266,6 +274,7 @@ def results(asked: argparse.Namespace, place: Path) -> Iterator[tuple[Result, st
 def main() -> int:
     parser = arguments(__doc__, "folder on the disk; all that is written there is removed", rounds=7)
     parser.add_argument("--size", default="4GB", help="bytes of one pass")
+    parser.add_argument("--only", action="append", choices=tuple(ROWS), help="this row; may be given again")
     parser.add_argument("--dlio", type=Path, help="the environment that dlio_env.sh made: DLIO's generation beside ours")
     asked = parser.parse_args()
     with scratch(asked.folder.absolute()) as place:

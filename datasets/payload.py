@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+from crc32c import crc32c
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from numpy.typing import NDArray
 
@@ -49,11 +50,18 @@ class PayloadGenerator:
         self.zero_bytes = round(compressibility * STAMP_BLOCK_BYTES)
         self._key = hashlib.sha256(b"storagebench payload v%d" % GENERATOR_VERSION + seed.to_bytes(8, "little")).digest()[:16]
 
-    def fill(self, target: memoryview, sample_id: int) -> None:
-        """Fill all of `target` (writable, contiguous bytes) with the record of that sample; a shorter record is a prefix of a longer one."""
-        _keystream(target, self._stream(sample_id))
-        _zero_tails(target, self.zero_bytes)
-        _stamp(target, sample_id)
+    def fill(self, target: memoryview, sample_id: int) -> int:
+        """Fill all of `target` (writable, contiguous bytes) with the record of that sample; its CRC32C. A shorter record is a prefix of a longer one.
+
+        All is done to a piece while it lies in the processor's cache."""
+        stream, checksum = self._stream(sample_id), 0
+        for start in range(0, len(target), _PIECE_BYTES):
+            piece = target[start : start + _PIECE_BYTES]
+            _keystream(piece, stream)
+            _zero_tails(piece, self.zero_bytes)
+            _stamp(piece, sample_id)
+            checksum = crc32c(piece, checksum)
+        return checksum
 
     def payload(self, sample_id: int, num_bytes: int) -> bytes:
         """The first `num_bytes` of that sample's record, as new bytes."""
@@ -67,13 +75,11 @@ class PayloadGenerator:
         return Cipher(algorithms.AES(self._key), modes.CTR(counter)).encryptor()
 
 
-def _keystream(target: memoryview, stream: CipherContext) -> None:
-    position, direct = 0, max(0, len(target) - _SLACK_BYTES)
-    while position < direct:
-        size = min(_PIECE_BYTES, direct - position)
-        stream.update_into(_ZEROS[:size], target[position : position + size + _SLACK_BYTES])
-        position += size
-    target[position:] = stream.update(_ZEROS[: len(target) - position])
+def _keystream(piece: memoryview, stream: CipherContext) -> None:
+    direct = max(0, len(piece) - _SLACK_BYTES)
+    if direct:
+        stream.update_into(_ZEROS[:direct], piece)
+    piece[direct:] = stream.update(_ZEROS[: len(piece) - direct])
 
 
 def _zero_tails(target: memoryview, zero_bytes: int) -> None:

@@ -30,18 +30,20 @@ class RecordMaker:
         """Samples first .. first + len(lengths). The payload's memory is filled anew for the next record."""
         suffix = "jpg" if self._payload_kind == "jpeg" else "bin"
         for sample_id, length in enumerate(lengths.tolist(), first):
-            yield Record(sample_id, self._payload(sample_id, length), sample_id % NUM_CLASSES, suffix)
+            payload, checksum = self._payload(sample_id, length)
+            yield Record(sample_id, payload, sample_id % NUM_CLASSES, suffix, checksum)
 
-    def _payload(self, sample_id: int, length: int) -> memoryview:
+    def _payload(self, sample_id: int, length: int) -> tuple[memoryview, int | None]:
+        """The record, and its checksum where it is known."""
         if self._payload_kind == "jpeg":
             from storagebench.datasets.image import synthetic_jpeg
 
-            return memoryview(synthetic_jpeg(self._generator, sample_id, length))
+            return memoryview(synthetic_jpeg(self._generator, sample_id, length)), None
         buffer: memoryview | None = getattr(self._buffers, "buffer", None)
         if buffer is None:
             buffer = self._buffers.buffer = np.empty(self._longest, dtype=np.uint8).data
-        self._generator.fill(buffer[:length], sample_id)
-        return buffer[:length]
+        checksum = self._generator.fill(buffer[:length], sample_id)
+        return buffer[:length], checksum
 
 
 class SyntheticSource:

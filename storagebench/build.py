@@ -162,7 +162,7 @@ def _format_encoder(form: Format) -> dict[str, str]:
 
 
 def _makers(source: Source, form: Format, store: Store, options: dict[str, Any], num_threads: int) -> list[Maker]:
-    """Processes, one a core, where short records are more work than their writing (JPEG, many to a shard) and the disk is local; else threads, which wait for
+    """This process and others, one a core, where short records are more work than their writing (JPEG, many to a shard) and the disk is local; else threads, which wait for
     the device most of the time: small files for an fsync each, large ones for 4 MiB at a time."""
     cores, longest = len(os.sched_getaffinity(0)), int(source.approx_bytes.max())
     by_memory = max(1, _DEFAULT_MEMORY_BYTES // (longest + _STORE_BYTES_PER_THREAD))
@@ -173,7 +173,8 @@ def _makers(source: Source, form: Format, store: Store, options: dict[str, Any],
         threads = num_threads or min(cores, by_memory, _MOST_THREADS)
         pays = int(source.approx_bytes.sum()) >= (_LEAST_BYTES_JPEG if source.payload == "jpeg" else _LEAST_BYTES)
         if isinstance(source, SyntheticSource) and threads > 1 and pays:
-            return [ProcessMaker(source, form, store.spec, options) for _ in range(threads)]
+            processes = [ProcessMaker(source, form, store.spec, options) for _ in range(threads - 1)]
+            return [ThreadMaker(source, form, store, options), *processes]  # this process too: it begins before the others have started
     return [ThreadMaker(source, form, store, options)] * threads
 
 

@@ -117,12 +117,13 @@ class Store(Protocol):
 
 
 class Record(NamedTuple):
-    """One sample on its way into a shard."""
+    """One sample on its way into a shard; `crc32c` of its payload where its maker knows it."""
 
     sample_id: int
     payload: memoryview
     label: int
     suffix: str
+    crc32c: int | None = None
 
 
 class Format(Protocol):

@@ -227,7 +227,8 @@ def _noted(records: Iterable[Record], rows: NDArray[Any], stop: threading.Event)
     for row, record in enumerate(records):
         if stop.is_set():
             raise StoppedError
-        rows[row] = (0, len(record.payload), crc32c(record.payload), 0, record.label, 0)
+        checksum = crc32c(record.payload) if record.crc32c is None else record.crc32c
+        rows[row] = (0, len(record.payload), checksum, 0, record.label, 0)
         yield record
 
 

@@ -15,7 +15,13 @@ from storagebench.commands.options import DATASET_OPTIONS, configured, data_dir_
 @workload_options(DATASET_OPTIONS)
 @storage_options
 @click.option("--scale", metavar="FACTOR", help="So many times the workload's samples, such as 0.01.")
-@click.option("--num-threads", type=click.IntRange(0, 1024), default=0, show_default=True, help="Writers: threads, or processes where making the records is the work; 0 chooses.")
+@click.option(
+    "--num-threads",
+    type=click.IntRange(0, 1024),
+    default=0,
+    show_default=True,
+    help="Writers: threads, or processes where making the records is the work; 0 chooses.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def command(
     workload: str,
