@@ -4,6 +4,7 @@ DLIO reads our npz as they lie (its data folder is a link to the shards): 24 of 
 CRC and hands one constant array to the trainer; ours (`--decode touch`) checksums every byte and hands over all of them. The pages are read in right
 before each pass. Samples/s: by DLIO's block stamps and by our trace alike, epochs 2 to 5, or one epoch without its first batch; CPU: all processes,
 from the start of the first epoch to the end of the last. The small files are also read by the same release with its one debug line removed (in a copy).
+The row `cropped` is the loader `files` on the large ones, decoded to the 2 MiB that DLIO's constant has.
 
     sh benchmarks/dlio_env.sh /data/dlio && python benchmarks/direct_vs_dlio.py --folder /data --dlio /data/dlio
 """
@@ -135,10 +136,10 @@ def _rate(cell: Cell, stats: dict[str, dict[str, dict[str, str]]], lines: list[s
     return (cell.num_samples - cell.batch) / (end - datetime.fromisoformat(first.split()[1])).total_seconds()
 
 
-def our_reader(cell: Cell, data: DataSet, more: list[str]) -> Reader:
-    """A pass of ours, with the same stamps."""
+def our_reader(cell: Cell, data: DataSet, kind: tuple[str, ...], more: list[str]) -> Reader:
+    """A pass of ours, with the same stamps; `kind` is the loader and how far it takes a sample."""
     options = [
-        "--loader", "direct", "--cache", "as-is", "--decode", "touch", "--batch-size", str(cell.batch), "--num-workers", str(WORKERS), *more,
+        *kind, "--cache", "as-is", "--batch-size", str(cell.batch), "--num-workers", str(WORKERS), *more,
         "--epochs", str(cell.epochs), "--warmup-steps", "1",
     ]  # fmt: skip
 
@@ -167,15 +168,22 @@ def results(asked: argparse.Namespace, place: Path) -> Iterator[tuple[Result, st
     large, small = (SMOKE_LARGE, SMOKE_SMALL) if asked.smoke else (LARGE, SMALL)
     more = asked.run_option.split()
     # With null: DLIO against itself, too, which as shipped would take several minutes more.
-    rows = {"large": (large, False, 1.5, 0.5, True), "patched": (small, True, 2.0, 0.5, True), "shipped": (small, False, 15.0, None, False)}
-    for cell, patched, bound, cpu_bound, null in (rows[name] for name in asked.only or rows):
+    direct = ("--loader", "direct", "--decode", "touch")
+    cropped = ("--loader", "files", "--decode", "full", "--record-length-resize", str(large.resize))
+    rows: dict[str, tuple[Cell, bool, tuple[str, ...], float, float | None, bool]] = {
+        "large": (large, False, direct, 1.5, 0.5, True),
+        "patched": (small, True, direct, 2.0, 0.5, True),
+        "shipped": (small, False, direct, 15.0, None, False),
+        "cropped": (large, False, cropped, 1.0, None, False),
+    }
+    for cell, patched, kind, bound, cpu_bound, null in (rows[name] for name in asked.only or rows):
         made = ("--format", "npz", "--num-samples", str(cell.num_samples), "--record-length", str(cell.record_bytes))
         data = data_set((place if asked.smoke else asked.folder) / cell.name, made)
         release = "DLIO 2.0.0 without its debug line" if patched else "DLIO 2.0.0"
-        say(f"{cell.what}: {release}")
-        found = compare(
-            cell.what, release, dlio.reader(cell, data, patched), our_reader(cell, data, more), rounds, dropped, bound, null=null and not asked.smoke
-        )
+        what = f"{cell.what}, {kind[1]} at --decode {kind[3]}"
+        say(f"{what}: {release}")
+        ours = our_reader(cell, data, kind, more)
+        found = compare(what, release, dlio.reader(cell, data, patched), ours, rounds, dropped, bound, null=null and not asked.smoke)
         yield found, "samples/s"
         both = zip(found.ours, found.theirs, strict=True)
         ratios = tuple(ours.cpu_s_per_gb / theirs.cpu_s_per_gb for ours, theirs in both if ours.cpu_s_per_gb is not None and theirs.cpu_s_per_gb)
@@ -187,7 +195,7 @@ def main() -> int:
     parser = arguments(__doc__, "folder on a local disk, for the data sets (kept for the next time) and what DLIO writes (removed)")
     parser.add_argument("--dlio", type=Path, required=True, help="the environment that dlio_env.sh made")
     parser.add_argument("--run-option", default="", help="more options of ours, in one string, such as '--prefetch-batches 4'")
-    parser.add_argument("--only", action="append", choices=("large", "patched", "shipped"), help="this comparison; may be given again")
+    parser.add_argument("--only", action="append", choices=("large", "patched", "shipped", "cropped"), help="this comparison; may be given again")
     asked = parser.parse_args()
     with scratch(asked.folder.absolute()) as place:
         return finish(results(asked, place), asked)

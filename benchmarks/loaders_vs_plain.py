@@ -217,12 +217,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of four passes, after one that is dropped")
     parser.add_argument("--num-workers", type=int, default=2, help="workers of each side")
     parser.add_argument("--prefetch-factor", type=int, default=2, help="batches in flight for each worker")
-    parser.add_argument("--only", default="", help="only cases whose name has this text")
+    parser.add_argument("--only", action="append", default=[], help="only cases whose name has this text; may be given again")
     parser.add_argument("--json", type=Path, help="write all passes and ratios into this file")
     parser.add_argument("--smoke", action="store_true", help="one case a loader on a tiny dataset, to see that it works: the ratios mean nothing")
     asked = parser.parse_args()
     rounds, dropped, scale = (1, 0, 0.006) if asked.smoke else (asked.rounds, 1, 1.0)
-    cases = [case for case in CASES if asked.only in case.name]
+    cases = [case for case in CASES if not asked.only or any(text in case.name for text in asked.only)]
     if asked.smoke:
         cases = list({case.loader: case for case in reversed(cases) if case.data is not NPZ20}.values())
     try:
