@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 # Makers hold a record each and what the store keeps of an open object (a part of 16 MiB on S3); this bounds all of it, with the default number of makers.
 _DEFAULT_MEMORY_BYTES = 2**30
 _STORE_BYTES_PER_THREAD = 16 * 2**20
-_LEAST_THREADS, _LEAST_THREADS_SMALL, _MOST_THREADS = 8, 16, 64
+_LEAST_THREADS, _LEAST_THREADS_SMALL, _MOST_THREADS = 4, 16, 64
 _SMALL_BYTES = 2**20
 # Below, a process takes longer to start than it saves: it takes 0.3 s, in which a thread makes so many bytes.
 _LEAST_BYTES, _LEAST_BYTES_JPEG = 500 * 10**6, 20 * 10**6
