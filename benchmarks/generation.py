@@ -34,7 +34,7 @@ from storagebench.units import parse_size
 
 SETTLE_S = 3.0  # the same before each pass: the disk may save up credit while nothing is written
 PHASE_BOUND, DLIO_PHASE_BOUND, DLIO_WHOLE_BOUND = 0.85, 2.0, 5.0
-DLIO_FILES, DLIO_PROCESSES = 24, 2
+DLIO_FILES, DLIO_PROCESSES = 48, 2
 # The command, with its generation phase timed in its own process.
 _TIMED = """
 import sys, time

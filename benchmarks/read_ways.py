@@ -33,6 +33,7 @@ from storagebench.storage.buffers import address_of, aligned, aligned_buffer
 Request = tuple[str, int, int]  # path, offset, bytes
 Way = Callable[[Sequence[Request], int, bool], None]  # requests, how many at once, whether to checksum (and read through the page cache)
 DIRECT_BYTES, BUFFERED_BYTES = 2 * 2**20, 2**20
+IOSQE_ASYNC = 1 << 4  # linux/io_uring.h; the binding does not name it
 
 
 def requests(data: DataSet, piece: int, seed: int) -> list[Request]:
@@ -148,7 +149,7 @@ def io_uring(wanted: Sequence[Request], depth: int, buffered: bool) -> None:
             lib.io_uring_prep_read(entry, fds[slot][0], memory[slot * longest : slot * longest + size], size, offset)
             lib.io_uring_sqe_set_data64(entry, slot)
             if buffered:
-                lib.io_uring_sqe_set_flags(entry, lib.IOSQE_ASYNC)
+                lib.io_uring_sqe_set_flags(entry, IOSQE_ASYNC)
         if len(free) == depth:
             break
         lib.io_uring_submit(ring)

@@ -165,7 +165,15 @@ def test_a_process_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytes
     assert_none_lives(by_processes)
 
 
-_BUILD = "from storagebench import build; build._LEAST_BYTES = 0; from storagebench.cli import main; main()"
+# A shell that starts tests in the background has them ignore SIGINT, and so do their children until told otherwise.
+_BUILD = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from storagebench import build
+build._LEAST_BYTES = 0
+from storagebench.cli import main
+main()
+"""
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
