@@ -21,7 +21,7 @@ class Tally:
         self._num_bytes = self._requests = self._retries = self._errors = 0
 
     def add(self, num_bytes: int = 0, requests: int = 0, retries: int = 0, errors: int = 0) -> None:
-        """Add to the totals; all arguments are counts >= 0. Called for each request: four sums cost a tenth of two frozen objects."""
+        """Add to the totals; all arguments are counts >= 0. Called for each request, so it makes no objects."""
         with self._lock:
             self._num_bytes += num_bytes
             self._requests += requests

@@ -206,8 +206,7 @@ class S3Store:
             self.spec = replace(self.spec, options={**self.spec.options, "native_ranges": str(native).lower()})
 
     def _failed(self, error: Exception, key: str, action: str) -> StorageBenchError:
-        """Count the client's error and explain it; `key` is what was asked for where the error does not know. A plain call, not a context manager: a read
-        of a short object costs as much as two of these."""
+        """Count the client's error and explain it; `key` is what was asked for where the error does not know."""
         self._tally.add(errors=1)
         if isinstance(error, ReadFailedError):
             return self._explain(error.error, error.key, action)
