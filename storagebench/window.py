@@ -19,8 +19,9 @@ from storagebench.traces import NULL, STEP, UNKNOWN, WARMUP, Ints, Steps
 
 @dataclass(frozen=True, slots=True)
 class EpochWindow:
-    """One rank and epoch. Times in ns; `credit_steps` are steps that were prefetched before the window, less those that lay ready at its end (below 0
-    where more lay ready then); `uncertain_steps` is what stays unknown."""
+    """One rank and epoch. Times in ns; `queue_fall_steps` are steps that were prefetched before the window, less those that lay ready at its end (below
+    0 where more lay ready then); `kept_up`: the rank never waited, although more steps were made than lay ready; `credit_steps` is what of the fall
+    counts; `uncertain_steps` is what stays unknown."""
 
     epoch: int
     steps: int
@@ -33,6 +34,8 @@ class EpochWindow:
     fetch_ns: int
     sync_ns: int
     host_delay_ns: int
+    queue_fall_steps: float
+    kept_up: bool
     credit_steps: float
     uncertain_steps: float
 
@@ -132,11 +135,15 @@ def spans_of_clock_ns(own: Steps, epoch_starts: Mapping[int, int]) -> tuple[NDAr
 
 
 def in_step(windows: Sequence[RankWindow]) -> list[RankWindow]:
-    """The windows of ranks that a sync keeps in step: each gets the mean of their credits. They consume at one pace, and which of them has its batch a
-    little before the others changes from step to step, so only the batches of all together tell whether the queues were fuller at the start."""
+    """The windows of ranks that a sync keeps in step: each gets the mean of their queues' falls, unless none ever waited. They consume at one pace, and
+    which of them has its batch a little before the others changes from step to step, so only the batches of all together tell whether the queues were
+    fuller at the start: a rank that was always the first never waits, and its queue rises by what another's falls."""
     if len(windows) < 2 or len({tuple(epoch.epoch for epoch in window.epochs) for window in windows}) > 1:
         return list(windows)
-    shared = [sum(epoch.credit_steps for epoch in epochs) / len(windows) for epochs in zip(*(window.epochs for window in windows), strict=True)]
+    shared = [
+        0.0 if all(epoch.kept_up for epoch in epochs) else sum(epoch.queue_fall_steps for epoch in epochs) / len(windows)
+        for epochs in zip(*(window.epochs for window in windows), strict=True)
+    ]
     return [RankWindow(tuple(replace(epoch, credit_steps=credit) for epoch, credit in zip(window.epochs, shared, strict=True))) for window in windows]
 
 
@@ -145,7 +152,8 @@ def _epoch_window(epoch: int, steps: Steps, measured: Steps, start_ns: int, comp
     open_ns = int(steps.sync_end_ns[warm[-1]]) if len(warm) else start_ns
     previous_ns = int(steps.release_ns[warm[-1]]) if len(warm) else start_ns
     start, due, release, host = measured.start_ns, measured.due_ns, measured.release_ns, measured.host_delay_ns
-    credit, uncertain = _credit(measured, open_ns, complete, prefetch) if len(warm) else (0.0, 0.0)
+    fall, uncertain = _queue_fall(measured, open_ns, complete, prefetch) if len(warm) else (0.0, 0.0)
+    kept_up = len(measured) > prefetch and not (start[1:] > release[:-1]).any()
     return EpochWindow(
         epoch=epoch,
         steps=len(measured),
@@ -158,16 +166,15 @@ def _epoch_window(epoch: int, steps: Steps, measured: Steps, start_ns: int, comp
         fetch_ns=int((start[1:] - release[:-1]).sum()) + int(start[0]) - previous_ns,
         sync_ns=int((release - host - due).sum()),
         host_delay_ns=int(host.sum()),
-        credit_steps=credit,
-        uncertain_steps=uncertain,
+        queue_fall_steps=fall,
+        kept_up=bool(kept_up),
+        credit_steps=0.0 if kept_up else fall,
+        uncertain_steps=0.0 if kept_up else uncertain,
     )
 
 
-def _credit(measured: Steps, open_ns: int, complete: bool, prefetch: int) -> tuple[float, float]:
+def _queue_fall(measured: Steps, open_ns: int, complete: bool, prefetch: int) -> tuple[float, float]:
     """(steps prefetched before the window, less those put back, steps that stay uncertain) of a window that opened after a warm-up."""
-    stalled = 1 + np.flatnonzero(measured.start_ns[1:] > measured.release_ns[:-1])
-    if not len(stalled) and len(measured) > prefetch:
-        return 0.0, 0.0  # never waited, although more steps were made than lay ready: the loader kept up
     ready_ns = measured.ready_ns
     if not (ready_ns == UNKNOWN).any():
         if ready_ns.max() < open_ns:
@@ -177,12 +184,13 @@ def _credit(measured: Steps, open_ns: int, complete: bool, prefetch: int) -> tup
         at_end = int((measured.asked_ns > ready_ns.max()).sum()) if complete else int(measured.queue_level[-1])
         if at_end != UNKNOWN:
             return float(at_start - at_end), 1.0 if at_start > at_end else 0.0
-    return _credit_between_stalls(measured, stalled, open_ns, prefetch)
+    return _fall_between_stalls(measured, open_ns, prefetch)
 
 
-def _credit_between_stalls(measured: Steps, stalled: NDArray[np.int64], open_ns: int, prefetch: int) -> tuple[float, float]:
+def _fall_between_stalls(measured: Steps, open_ns: int, prefetch: int) -> tuple[float, float]:
     """For queues that nobody sees: at a stalled step the queue is empty, so between two of them all that was used was fetched. The window's AU is
     scaled to the one between the first and the last stall, once a full queue was consumed; where that is under half the steps, it is only bounded."""
+    stalled = 1 + np.flatnonzero(measured.start_ns[1:] > measured.release_ns[:-1])
     late = stalled[stalled >= prefetch]
     if len(late) < 2 or late[-1] - late[0] < len(measured) / 2:
         return 0.0, float(min(prefetch, len(measured)))

@@ -61,7 +61,9 @@ class RankFigures:
         self.null = kind(rows, "null")
         self.starts = {row["epoch"]: row for row in kind(rows, "epoch_start")}
         self.total: Counter[str] = Counter()
-        self.free: dict[int, float] = {}  # of each window: batches ready at its start less those ready at its end
+        self.drop: dict[int, float] = {}  # of each window: batches ready at its start less those ready at its end
+        self.idle: dict[int, bool] = {}  # whether the rank ever waited in it, or may have lived on what lay ready
+        self.free: dict[int, float] = {}  # what of the drop counts
         self.fetches_s: list[float] = []
         self.steps_s: list[float] = []
         for epoch in sorted({row["epoch"] for row in self.every}):
@@ -80,9 +82,11 @@ class RankFigures:
         self.steps_s += list((release - before)[chosen] / NS)
         warm = [row for row in mine if row["kind"] == "warmup"]
         opened = warm[-1]["sync_end_ns"] if warm else begin
-        free, unsure = _prefetched(measured, opened, len(mine) == self.starts[epoch]["steps"], prefetch) if warm else (0.0, 0.0)
+        drop, unsure = _prefetched(measured, opened, len(mine) == self.starts[epoch]["steps"], prefetch) if warm else (0.0, 0.0)
         start, due, released, host = (_column(measured, name) for name in ("start_ns", "due_ns", "release_ns", "host_delay_ns"))
-        self.free[epoch] = free
+        self.idle[epoch] = len(measured) <= prefetch or bool((start[1:] > released[:-1]).any())
+        self.drop[epoch] = drop
+        self.free[epoch] = drop if self.idle[epoch] else 0.0
         self.total.update(
             {
                 "steps": len(measured),
@@ -94,7 +98,7 @@ class RankFigures:
                 "fetch": int((start - before[chosen]).sum()),
                 "sync": int((released - host - due).sum()),
                 "host": int(host.sum()),
-                "unsure": unsure,
+                "unsure": unsure if self.idle[epoch] else 0.0,
             }
         )
 
@@ -138,8 +142,6 @@ def _prefetched(measured: list[Row], opened: int, whole: bool, prefetch: int) ->
     size = len(measured)
     start, release = _column(measured, "start_ns"), _column(measured, "release_ns")
     waits = 1 + np.flatnonzero(start[1:] > release[:-1])
-    if waits.size == 0 and size > prefetch:
-        return 0.0, 0.0
     if not any(row["ready_ns"] is None for row in measured):
         ready = _column(measured, "ready_ns")
         if (ready < opened).all():

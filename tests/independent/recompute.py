@@ -23,8 +23,8 @@ def recompute(run: Row, ranks: list[list[Row]], hosts: list[list[Row]]) -> Row:
     figures = [RankFigures(rows, run["plan"]["prefetch_batches"]) for rows in ranks]
     if run["config"]["run"].get("sync") == "step" and len({tuple(each.free) for each in figures}) == 1:
         for epoch in figures[0].free:  # ranks in step consume at one pace, so their queues count together
-            mean = sum(each.free[epoch] for each in figures) / len(figures)
-            for each in figures:
+            mean = sum(each.drop[epoch] for each in figures) / len(figures) if any(each.idle[epoch] for each in figures) else 0.0
+            for each in figures if len(figures) > 1 else ():
                 each.free[epoch] = mean
     ends = [row for rows in ranks for row in kind(rows, "epoch_end")]
     per_epoch = [epoch_row(run, ranks, ends, epoch) for epoch in sorted({row["epoch"] for row in ends})]
