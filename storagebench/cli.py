@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("plan", "What would a run do and need; touches no storage."),
     "generate": ("generate", "Make a synthetic dataset: parallel, resumable, the same for the same seed."),
     "import": ("import_", "Make a benchmark dataset out of real data."),
+    "import-config": ("import_config", "A workload file of DLIO or mlpstorage as one of ours, and what it could not carry over."),
     "verify": ("verify", "Is every shard whole, every sample's checksum right."),
     "run": ("run", "Measure: AU, throughput, stalls, for one loader; writes a run folder."),
     "probe": ("probe", "The raw ceiling of a storage as this client sees it."),

@@ -5,7 +5,7 @@ Only PyYAML's safe loader is used, on at most 1 MiB, without aliases, merge keys
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def load_workload(name: str, overrides: Sequence[tuple[str, Any, str]] = ()) -> 
     Raises UsageError that lists every unknown or bad key at once, with file and line.
     """
     path = _find(name)
-    values, lines = _read_yaml(path)
+    values, lines = read_yaml(path, _unknown_key)
     provenance = {".".join(key): f"{path.name}:{line}" for key, line in lines.items()}
     problems: list[str] = []
     for key, value, origin in overrides:
@@ -94,8 +94,15 @@ def parse_scalar(text: str) -> Any:
         return text
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
-    data = path.read_bytes()
+def read_yaml(path: Path, unknown_key: Callable[[Path_], str]) -> tuple[dict[str, Any], dict[Path_, int]]:
+    """A file's mapping, and the line of each key that has no keys below it; keys inside a list stand below the part "-".
+
+    `unknown_key` says why a key path is not known, or gives an empty string. Raises UsageError that tells all unknown and repeated keys at once.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "give the path of a YAML file") from None
     if len(data) > MAX_CONFIG_BYTES:
         raise UsageError(f"{path.name} has {len(data)} bytes, over the limit of {MAX_CONFIG_BYTES}", "a workload is a page of YAML")
     try:
@@ -110,41 +117,53 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
         raise UsageError(f"{path.name} holds no mapping", "start from one of the shipped workloads")
     lines: dict[Path_, int] = {}
     problems: list[str] = []
-    values = _construct(node, (), lines, problems, path.name)
+    values = _Reader(lines, problems, path.name, unknown_key).construct(node, ())
     if problems:
         raise UsageError("; ".join(problems), "mend the file")
     return values, lines
 
 
-def _construct(node: Any, prefix: Path_, lines: dict[Path_, int], problems: list[str], file: str) -> Any:
-    if len(prefix) > _MAX_DEPTH:
-        raise UsageError(f"{file} nests deeper than {_MAX_DEPTH}", "mend the file")
-    if isinstance(node, yaml.MappingNode):
+@dataclass(frozen=True)
+class _Reader:
+    """Plain values out of YAML nodes; what it finds of lines and problems it adds to the two collections it was given."""
+
+    lines: dict[Path_, int]
+    problems: list[str]
+    file: str
+    unknown_key: Callable[[Path_], str]
+
+    def construct(self, node: Any, prefix: Path_) -> Any:
+        if len(prefix) > _MAX_DEPTH:
+            raise UsageError(f"{self.file} nests deeper than {_MAX_DEPTH}", "mend the file")
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, prefix)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.construct(item, (*prefix, "-")) for item in node.value]
+        loader = yaml.SafeLoader("")
+        try:
+            return loader.construct_object(node, deep=True)
+        except (yaml.YAMLError, ValueError) as error:
+            self.problems.append(f"{self.file}:{node.start_mark.line + 1}: {' '.join(str(error).split())[:200]}")
+            return None
+        finally:
+            loader.dispose()
+
+    def _mapping(self, node: Any, prefix: Path_) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
-            line = key_node.start_mark.line + 1
+            where, path = f"{self.file}:{key_node.start_mark.line + 1}", (*prefix, key)
             if key in result:
-                problems.append(f"{file}:{line}: key {'.'.join((*prefix, key))} stands twice")
+                self.problems.append(f"{where}: key {'.'.join(path)} stands twice")
             if key == "<<":
-                problems.append(f"{file}:{line}: merge keys are not read")
-            problem = _unknown_key((*prefix, key))
+                self.problems.append(f"{where}: merge keys are not read")
+            problem = self.unknown_key(path)
             if problem:
-                problems.append(f"{file}:{line}: {problem}")
-            result[key] = _construct(value_node, (*prefix, key), lines, problems, file)
+                self.problems.append(f"{where}: {problem}")
+            result[key] = self.construct(value_node, path)
             if not isinstance(value_node, yaml.MappingNode):
-                lines[(*prefix, key)] = line
+                self.lines[path] = key_node.start_mark.line + 1
         return result
-    if isinstance(node, yaml.SequenceNode):
-        return [_construct(item, (*prefix, "-"), lines, problems, file) for item in node.value]
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_object(node, deep=True)
-    except yaml.YAMLError as error:
-        problems.append(f"{file}:{node.start_mark.line + 1}: {' '.join(str(error).split())[:200]}")
-        return None
-    finally:
-        loader.dispose()
 
 
 def _unknown_key(parts: Path_) -> str:

@@ -25,23 +25,27 @@ Options:
   -h, --help  Show this message and exit.
 
 Verbs:
-  list       What is there: workloads, loaders, formats, storage,
-             accelerators.
-  plan       What would a run do and need; touches no storage.
-  generate   Make a synthetic dataset: parallel, resumable, the same for the
-             same seed.
-  import     Make a benchmark dataset out of real data.
-  verify     Is every shard whole, every sample's checksum right.
-  run        Measure: AU, throughput, stalls, for one loader; writes a run
-             folder.
-  probe      The raw ceiling of a storage as this client sees it.
-  diagnose   Where the time goes, and the next knob to turn.
-  report     Text, JSON, CSV or HTML out of saved runs.
-  check      Is a saved run valid; does it meet a rule set.
-  compare    Better, worse, or not distinguishable; the exit code is for CI.
-  selfcheck  Does this machine measure known answers right.
-  serve-s3   A real S3 endpoint on loopback, for trying things out.
-  demo       All of it at a small size, ending in a table and an HTML page.
+  list           What is there: workloads, loaders, formats, storage,
+                 accelerators.
+  plan           What would a run do and need; touches no storage.
+  generate       Make a synthetic dataset: parallel, resumable, the same for
+                 the same seed.
+  import         Make a benchmark dataset out of real data.
+  import-config  A workload file of DLIO or mlpstorage as one of ours, and
+                 what it could not carry over.
+  verify         Is every shard whole, every sample's checksum right.
+  run            Measure: AU, throughput, stalls, for one loader; writes a run
+                 folder.
+  probe          The raw ceiling of a storage as this client sees it.
+  diagnose       Where the time goes, and the next knob to turn.
+  report         Text, JSON, CSV or HTML out of saved runs.
+  check          Is a saved run valid; does it meet a rule set.
+  compare        Better, worse, or not distinguishable; the exit code is for
+                 CI.
+  selfcheck      Does this machine measure known answers right.
+  serve-s3       A real S3 endpoint on loopback, for trying things out.
+  demo           All of it at a small size, ending in a table and an HTML
+                 page.
 """
 
 ACCELERATORS = """\
@@ -76,7 +80,23 @@ def test_help(cli: Any) -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["list", "plan", "generate", "import", "verify", "run", "probe", "diagnose", "report", "check", "compare", "selfcheck", "serve-s3", "demo"],
+    [
+        "list",
+        "plan",
+        "generate",
+        "import",
+        "import-config",
+        "verify",
+        "run",
+        "probe",
+        "diagnose",
+        "report",
+        "check",
+        "compare",
+        "selfcheck",
+        "serve-s3",
+        "demo",
+    ],
 )
 def test_each_verb_has_help(verb: str, cli_here: Any) -> None:
     result = cli_here(verb, "--help")
