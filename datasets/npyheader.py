@@ -6,6 +6,7 @@ here the length is capped first and an object dtype is an error.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 
@@ -33,18 +34,21 @@ def npy_data(stored: memoryview) -> memoryview:
     Raises DatasetError for a wrong magic or version, a header over 64 KiB or past the end, an object or structured dtype, and a shape that does not
     fill the file exactly.
     """
+    start, needed, _ = npy_layout(stored)
+    if needed != len(stored) - start:
+        raise DatasetError(f"npy header says {needed} data bytes, and {len(stored) - start} are there", _HINT)
+    return stored[start:]
+
+
+def npy_layout(stored: memoryview) -> tuple[int, int, tuple[int, ...]]:
+    """Where the data begin, their bytes, and the array's shape, by the header alone (`stored` has at least that). Raises DatasetError as `npy_data`."""
     start = _header_end(stored)
     prefix = 10 if stored[6] == 1 else 12
     match = _HEADER.fullmatch(bytes(stored[prefix:start]).decode("latin1"))
     if match is None:
         raise DatasetError("npy header is not that of a plain array", _HINT)
-    itemsize = _itemsize(match.group(1))
-    needed = itemsize
-    for size in match.group(2).replace(" ", "").split(","):
-        needed *= int(size) if size else 1
-    if needed != len(stored) - start:
-        raise DatasetError(f"npy header says {needed} data bytes, and {len(stored) - start} are there", _HINT)
-    return stored[start:]
+    shape = tuple(int(size) for size in match.group(2).replace(" ", "").split(",") if size)
+    return start, _itemsize(match.group(1)) * math.prod(shape), shape
 
 
 def _header_end(stored: memoryview) -> int:

@@ -150,7 +150,8 @@ class Deliverer:
     def __init__(self, job: LoadJob) -> None:
         self.dataset: Dataset = job.dataset
         self.format = open_format(job.dataset.format)
-        self.whole_shard = format_info(job.dataset.format).one_sample_per_shard
+        self.whole_shard = job.dataset.whole_shards
+        self._in_container = self.whole_shard or not format_info(job.dataset.format).one_sample_per_shard
         self.level = DECODE_LEVELS.index(job.decode)
         self._verify = job.verify
         self._handover_bytes = job.handover_bytes_per_sample
@@ -259,6 +260,8 @@ class Deliverer:
         )
 
     def _parse(self, sample: int, stored: memoryview, expected: int) -> memoryview:
+        if not self._in_container:  # a range of a file that holds several: the container was needed to find it only
+            return stored
         try:
             record = self.format.parse(stored)
         except DatasetError as error:

@@ -16,7 +16,7 @@ from storagebench.manifest import Dataset, load_dataset
 from storagebench.records import read_run
 from storagebench.registry import loader_info, misfit
 from storagebench.session import Request, execute, prepare, raw_rate, store_spec
-from storagebench.storage import open_spec
+from storagebench.storage import data_store, open_spec
 
 RUNGS_DIR: Final = "rungs"
 MOST_RAW_S: Final = 1.0  # of each try of a raw rung, of which there are a dozen
@@ -72,7 +72,8 @@ def host_bench(request: Request, seconds: float, repeats: int) -> Iterator[tuple
         copy = None
         try:
             least = workload.run.warmup_steps + _STEPS_BESIDE_WARMUP
-            copy = stack.enter_context(pinned_copy(store, dataset, workload.train.batch_size * workload.run.num_accelerators, least))
+            data = stack.enter_context(data_store(store, dataset))
+            copy = stack.enter_context(pinned_copy(data, dataset, workload.train.batch_size * workload.run.num_accelerators, least))
         except UsageError as error:
             absent["pinned"] = error.message
         pinned_loader = workload.loader.name if "posix" in info.stores else "files"

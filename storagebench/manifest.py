@@ -2,6 +2,8 @@
 
 A dataset is complete when its manifest exists: it is written last. Sample ids run from 0 in shard order, and record `id` of the index stands at
 byte `32 * id`, so a sample's length, place and checksum are found without reading any other.
+
+The shards lie beside the manifest, or, for a dataset that others made and that is measured in place, below `data_root`, where nothing is ever written.
 """
 
 from __future__ import annotations
@@ -17,10 +19,14 @@ from numpy.typing import NDArray
 
 from storagebench.errors import DatasetError
 from storagebench.protocols import Extent, Store
+from storagebench.registry import format_info
 
 MANIFEST_KEY = "manifest.json"
 INDEX_KEY = "samples.idx"
 SCHEMA_VERSION = 1
+# Of a manifest that names a `data_root`: a storagebench that does not know it would look for the shards beside the manifest.
+IN_PLACE_VERSION = 2
+SHARDS_PREFIX = "shards/"
 MAX_MANIFEST_BYTES = 2**30
 
 INDEX_DTYPE = np.dtype(
@@ -49,6 +55,18 @@ class Dataset:
     index: NDArray[Any]
     origin: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    data_root: str = ""  # the root of the store that the shards lie in, as StoreSpec.root has it; empty: beside the manifest
+
+    @property
+    def whole_shards(self) -> bool:
+        """Whether a sample is read as its whole shard. Not where files of a format for one sample (npz, npy), made by others, hold several (option
+        `ranges`): a sample is a range of its file then."""
+        return format_info(self.format).one_sample_per_shard and not self.options.get("ranges")
+
+    @property
+    def shard_prefix(self) -> str:
+        """Below which prefix of their store the shards lie."""
+        return "" if self.data_root else SHARDS_PREFIX
 
     @property
     def num_samples(self) -> int:
@@ -107,7 +125,8 @@ class Dataset:
         text = json.dumps(
             {
                 "storagebench": "dataset",
-                "schema_version": SCHEMA_VERSION,
+                "schema_version": IN_PLACE_VERSION if self.data_root else SCHEMA_VERSION,
+                **({"data_root": self.data_root} if self.data_root else {}),
                 "format": self.format,
                 "payload": self.payload,
                 "options": self.options,
@@ -149,8 +168,10 @@ def parse_dataset(manifest: bytes, index: bytes, where: str) -> Dataset:
     try:
         data = json.loads(manifest)
         version = data["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise DatasetError(f"{where}/{MANIFEST_KEY} has schema version {version}, and this storagebench reads {SCHEMA_VERSION}", hint)
+        if version not in (SCHEMA_VERSION, IN_PLACE_VERSION):
+            raise DatasetError(
+                f"{where}/{MANIFEST_KEY} has schema version {version}, and this storagebench reads {SCHEMA_VERSION} and {IN_PLACE_VERSION}", hint
+            )
         shards, entry = data["shards"], data["index"]
         if len(index) != entry["bytes"] or crc32c(index) != entry["crc32c"]:
             raise DatasetError(
@@ -167,6 +188,7 @@ def parse_dataset(manifest: bytes, index: bytes, where: str) -> Dataset:
             index=np.frombuffer(index, INDEX_DTYPE),
             origin=dict(data["origin"]),
             options=dict(data["options"]),
+            data_root=str(data["data_root"]) if version == IN_PLACE_VERSION else "",
         )
         digest = data["digest"]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -146,15 +146,22 @@ def _write_error(trace: TraceWriter, clock: SystemClock, message: str, hint: str
 def _open_shared(run: Mapping[str, Any], traces: list[TraceWriter]) -> _Shared:
     """The dataset, as this process reads it. Raises DatasetError where it is not the one that was planned."""
     spec = StoreSpec(**run["store"])
-    store = open_spec(spec)
-    dataset = load_dataset(store)
-    store.close()
+    dataset = dataset_of_run(run)
     digest = dataset.digest()
     for trace in traces:
         trace.write({"kind": "dataset", "digest": digest})
     if digest != run["dataset"]["digest"]:
         raise DatasetError(f"the dataset at {spec.url} changed since the run was planned", "nothing may write to it during a run")
     return _Shared(run, Workload.model_validate(run["config"]), spec, dataset)
+
+
+def dataset_of_run(run: Mapping[str, Any]) -> Dataset:
+    """The dataset that a run was planned for, read anew: its manifest lies with its shards, or where `manifest_store` says."""
+    store = open_spec(StoreSpec(**run.get("manifest_store", run["store"])))
+    try:
+        return load_dataset(store)
+    finally:
+        store.close()
 
 
 def _run_rank(shared: _Shared, world: World, clock: Clock, trace: TraceWriter) -> None:

@@ -28,7 +28,7 @@ from storagebench.probe.ceiling import ceiling_group, run_ceiling, run_headroom
 from storagebench.probe.depth import find_depth, find_requests
 from storagebench.probe.plan import Group
 from storagebench.protocols import Store, StoreSpec
-from storagebench.rankmain import process_main, shard_paths
+from storagebench.rankmain import dataset_of_run, process_main, shard_paths
 from storagebench.records import (
     RUN_FILE,
     SCHEMA_VERSION,
@@ -39,7 +39,7 @@ from storagebench.records import (
     write_json,
 )
 from storagebench.registry import LoaderInfo, loader_info, misfit, refuse_missing
-from storagebench.storage import open_spec, parse_url
+from storagebench.storage import data_spec, open_spec, parse_url
 from storagebench.storage.posix import takes_odirect
 from storagebench.storage.s3_config import endpoint_of_environment
 from storagebench.traces import read_trace
@@ -80,7 +80,7 @@ def prepare(request: Request) -> Path:
     store = open_spec(spec)
     try:
         dataset = load_dataset(store)
-        problem = misfit(workload.loader.name, dataset.format, spec.kind, workload.run.cache == "direct")
+        problem = misfit(workload.loader.name, dataset.format, spec.kind, workload.run.cache == "direct") or _misfit_in_place(info, dataset)
         if problem is not None:
             raise problem
         refuse_missing(f"loader {workload.loader.name}", info.needs)
@@ -88,6 +88,10 @@ def prepare(request: Request) -> Path:
             refuse_missing(f"--accelerator {workload.run.accelerator}", ("torch",))
         if num_processes(workload) > 1:
             refuse_missing("a run with accelerators in several processes", ("torch",))
+        manifest_spec = store.spec
+        if dataset.data_root:
+            store.close()
+            store = open_spec(store_spec(request, dataset))
         listing = _find_shards(store, dataset, workload.run.listing == "list")
         spec = store.spec  # an S3 store has learned whether ranges work; the ranks need not ask again
     finally:
@@ -115,6 +119,7 @@ def prepare(request: Request) -> Path:
             "config": workload.model_dump(),
             "provenance": dict(configured.provenance),
             "store": as_plain(spec),
+            **({"manifest_store": as_plain(manifest_spec)} if dataset.data_root else {}),
             "ranges": _ranges_note(store, spec),
             "dataset": {
                 "digest": dataset.digest(),
@@ -156,15 +161,27 @@ def _with_depth(configured: Configured, spec: StoreSpec, dataset: Dataset) -> Co
     return changed(configured, settings, "a short probe of the dataset") if settings else configured
 
 
-def store_spec(request: Request) -> StoreSpec:
-    """The store with what the job implies: O_DIRECT for --cache direct, the loader's own S3 client where the user names none."""
+def _misfit_in_place(info: LoaderInfo, dataset: Dataset) -> UsageError | None:
+    """Loaders that read whole files go by the fields that storagebench writes; those of others are read by the places of their samples."""
+    if not dataset.data_root or info.unit_of(dataset.format) == "sample":
+        return None
+    return UsageError(
+        "a dataset in place is read sample by sample, and this loader reads whole files as storagebench writes them", "use --loader direct or files"
+    )
+
+
+def store_spec(request: Request, dataset: Dataset | None = None) -> StoreSpec:
+    """The store with what the job implies: O_DIRECT for --cache direct, the loader's own S3 client where the user names none. It is that of the
+    manifest, or, where the dataset is given, that of its shards."""
     workload = request.configured.workload
     info = loader_info(workload.loader.name)
-    spec = parse_url(request.data_dir, request.storage_options)
+    spec, probed = parse_url(request.data_dir, request.storage_options), MANIFEST_KEY
+    if dataset is not None and dataset.data_root:
+        spec, probed = data_spec(spec, dataset), dataset.names[0]
     options = dict(spec.options)
     if spec.kind == "posix" and workload.run.cache == "direct":
         options["io"] = "direct"
-    if spec.kind == "posix" and workload.run.cache == "cold" and info.prefers_odirect and takes_odirect(os.path.join(spec.root, MANIFEST_KEY)):
+    if spec.kind == "posix" and workload.run.cache == "cold" and info.prefers_odirect and takes_odirect(os.path.join(spec.root, probed)):
         options.setdefault("io", "direct")  # what is not cached is read the shortest way
     if spec.kind == "s3":
         options.setdefault("client", info.s3_client)
@@ -193,7 +210,7 @@ def _ranges_note(store: Store, spec: StoreSpec) -> str | None:
 def _find_shards(store: Store, dataset: Dataset, timed: bool) -> dict[str, Any] | None:
     """List the shards and compare with the manifest before any byte is timed; with `timed` the cost of listing and opening is recorded."""
     begin = time.monotonic()
-    found = {item.key: item.num_bytes for item in store.list("shards/")}
+    found = {item.key: item.num_bytes for item in store.list(dataset.shard_prefix)}
     listing_s = time.monotonic() - begin
     hint = "run `storagebench verify`, then generate or import the dataset again"
     for name, expected in zip(dataset.names, dataset.shard_bytes, strict=True):
@@ -250,7 +267,7 @@ def _probe_ceiling(run: Mapping[str, Any], spec: StoreSpec, trace: host.HostTrac
     if not run.get("ceiling"):
         return
     begin_ns = clock.now_ns()
-    dataset = _dataset_of(spec)
+    dataset = dataset_of_run(run)
     paths, _ = shard_paths(spec, dataset)
     trace.ceiling(when, begin_ns, run_ceiling(spec, dataset, Group(**run["ceiling"]), _readers(run), paths, run["config"]["run"]["cache"] == "warm"))
 
@@ -264,7 +281,7 @@ def _probe_headroom(run_dir: Path, run: Mapping[str, Any], spec: StoreSpec, trac
         return
     begin_ns = clock.now_ns()
     try:
-        dataset = _dataset_of(spec)
+        dataset = dataset_of_run(run)
         paths, _ = shard_paths(spec, dataset)
         info, cache = loader_info(config["loader"]["name"]), config["run"]["cache"]
         group = ceiling_group(dataset, info.unit_of(dataset.format), config["loader"]["shuffle"], cache, spec)
@@ -278,7 +295,7 @@ def _probe_headroom(run_dir: Path, run: Mapping[str, Any], spec: StoreSpec, trac
 
 def raw_rate(request: Request, dataset: Dataset, cache: str, seconds: float) -> float:
     """Bytes per second of raw reads as --ceiling makes them for this request, in this cache state, for so many seconds a try. Raises StorageError, DatasetError."""
-    workload, spec = request.configured.workload, store_spec(request)
+    workload, spec = request.configured.workload, store_spec(request, dataset)
     group = ceiling_group(dataset, loader_info(workload.loader.name).unit_of(dataset.format), workload.loader.shuffle, cache, spec)
     paths, _ = shard_paths(spec, dataset)
     readers = workload.run.num_accelerators * max(workload.loader.num_workers, 1)
@@ -288,14 +305,6 @@ def raw_rate(request: Request, dataset: Dataset, cache: str, seconds: float) -> 
 def _readers(run: Mapping[str, Any]) -> int:
     """Requests that all ranks together have in flight, where each worker has one."""
     return int(run["plan"]["world_size"] * run["plan"]["workers_per_rank"])
-
-
-def _dataset_of(spec: StoreSpec) -> Dataset:
-    store = open_spec(spec)
-    try:
-        return load_dataset(store)
-    finally:
-        store.close()
 
 
 def _failure(run_dir: Path, outcome: Outcome, world_size: int, per_process: int) -> tuple[StorageBenchError, int | None]:

@@ -16,6 +16,7 @@ from storagebench.errors import DatasetError
 from storagebench.inorder import in_order
 from storagebench.manifest import INDEX_KEY, MANIFEST_KEY, Dataset
 from storagebench.protocols import Extent, Store
+from storagebench.storage import data_store
 
 _PIECE_BYTES = 8 * 2**20
 _MOST_THREADS = 16
@@ -39,6 +40,11 @@ def verify(store: Store, dataset: Dataset, *, num_threads: int = 0, progress: Ca
     Every shard is read once, with at most `num_threads` in flight (0: one per core); byte-addressed formats pass through a buffer of 8 MiB a thread,
     Parquet takes a shard's bytes. `progress(done, total)` is called with samples, from the calling thread. StorageError where reading fails.
     """
+    with data_store(store, dataset) as data:
+        return _verify(data, dataset, num_threads, progress)
+
+
+def _verify(store: Store, dataset: Dataset, num_threads: int, progress: Callable[[int, int], None] | None) -> list[Problem]:
     sizes = {info.key: info.num_bytes for info in store.list()}
     checker = _Checker(store, dataset, sizes)
     threads = num_threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
@@ -49,9 +55,35 @@ def verify(store: Store, dataset: Dataset, *, num_threads: int = 0, progress: Ca
         done += int(dataset.shard_samples[shard])
         if progress is not None:
             progress(done, dataset.num_samples)
+    if dataset.data_root:
+        return problems  # what else lies there is not ours to judge
     known = {MANIFEST_KEY, INDEX_KEY, *dataset.names}
     extra = sorted(key for key in sizes if key not in known)
     return problems + [Problem(key, None, "is not listed in the manifest; nothing reads it", "note") for key in extra]
+
+
+def checksums_in_one_pass(read: Callable[[int, int], memoryview], num_bytes: int, rows: NDArray[Any]) -> tuple[int, NDArray[np.uint32]]:
+    """CRC32C of a shard, and uint32[n] of the records that `rows` (INDEX_DTYPE[n]) place in it; `read(offset, length)` is called front to back, for 8 MiB
+    at most. Raises DatasetError for records outside of the shard or over one another."""
+    order = np.argsort(rows["offset"], kind="stable")
+    starts = rows["offset"][order].astype(np.int64).tolist()
+    ends = (rows["offset"] + rows["record_bytes"])[order].astype(np.int64).tolist()
+    if any(low < 0 or high > num_bytes or high < low for low, high in zip(starts, ends, strict=True)):
+        raise DatasetError("the index places a sample outside of its shard")
+    if any(low < high for low, high in zip(starts[1:], ends[:-1], strict=True)):
+        raise DatasetError("the index places two samples over one another")
+    sums, total, current = np.zeros(len(starts), np.uint32), 0, 0
+    for position in range(0, num_bytes, _PIECE_BYTES):
+        piece = read(position, min(_PIECE_BYTES, num_bytes - position))
+        stop = position + len(piece)
+        total = crc32c(piece, total)
+        while current < len(starts) and starts[current] < stop:
+            place = order[current]
+            sums[place] = crc32c(piece[max(starts[current] - position, 0) : ends[current] - position], int(sums[place]))
+            if ends[current] > stop:
+                break
+            current += 1
+    return total, sums
 
 
 class _Checker:
@@ -103,26 +135,9 @@ class _Checker:
         return checksum, np.flatnonzero(found != rows["crc32c"].astype(np.int64)).tolist(), ""
 
     def _stream(self, name: str, num_bytes: int, rows: NDArray[Any]) -> tuple[int, list[int]]:
-        """Checksums of the shard and of the records in it, in one pass with a small buffer."""
-        order = np.argsort(rows["offset"], kind="stable")
-        starts = rows["offset"][order].astype(np.int64).tolist()
-        ends = (rows["offset"] + rows["record_bytes"])[order].astype(np.int64).tolist()
-        if any(low < 0 or high > num_bytes or high < low for low, high in zip(starts, ends, strict=True)):
-            raise DatasetError("the index places a sample outside of its shard")
-        if any(low < high for low, high in zip(starts[1:], ends[:-1], strict=True)):
-            raise DatasetError("the index places two samples over one another")
-        sums, total, current = [0] * len(starts), 0, 0
-        for position in range(0, num_bytes, _PIECE_BYTES):
-            piece = self._piece(Extent(name, position, min(_PIECE_BYTES, num_bytes - position)))
-            stop = position + len(piece)
-            total = crc32c(piece, total)
-            while current < len(starts) and starts[current] < stop:
-                sums[current] = crc32c(piece[max(starts[current] - position, 0) : ends[current] - position], sums[current])
-                if ends[current] > stop:
-                    break
-                current += 1
-        expected = rows["crc32c"][order].tolist()
-        return total, sorted(int(order[row]) for row, (got, want) in enumerate(zip(sums, expected, strict=True)) if got != want)
+        """The shard's checksum, and the numbers of the rows whose record does not have its own."""
+        total, sums = checksums_in_one_pass(lambda offset, length: self._piece(Extent(name, offset, length)), num_bytes, rows)
+        return total, np.flatnonzero(sums != rows["crc32c"]).tolist()
 
     def _piece(self, extent: Extent) -> memoryview:
         buffer: memoryview | None = getattr(self._buffers, "buffer", None)

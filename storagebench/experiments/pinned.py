@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from storagebench.errors import UsageError
-from storagebench.manifest import INDEX_KEY, MANIFEST_KEY, Dataset
+from storagebench.manifest import INDEX_KEY, MANIFEST_KEY, SHARDS_PREFIX, Dataset
 from storagebench.protocols import Extent, Store
 from storagebench.storage import open_store
 
@@ -35,7 +35,8 @@ def part_of(dataset: Dataset, global_batch: int, limit_bytes: int, least_batches
         )
     return replace(
         dataset,
-        names=dataset.names[:count],
+        data_root="",
+        names=tuple(f"{SHARDS_PREFIX}{name}" if dataset.data_root else name for name in dataset.names[:count]),
         shard_bytes=dataset.shard_bytes[:count],
         shard_crc32c=dataset.shard_crc32c[:count],
         first_sample=dataset.first_sample[:count],
@@ -58,9 +59,9 @@ def pinned_copy(store: Store, dataset: Dataset, global_batch: int, least_batches
     copy = open_store(str(folder))
     manifest, index = part.to_bytes()
     try:
-        for name, size in zip(part.names, part.shard_bytes.tolist(), strict=True):
+        for source, name, size in zip(dataset.names, part.names, part.shard_bytes.tolist(), strict=False):
             with copy.create(name) as sink:
-                sink.write(store.read([Extent(name, 0, size)])[0])
+                sink.write(store.read([Extent(source, 0, size)])[0])
         for key, data in ((INDEX_KEY, index), (MANIFEST_KEY, manifest)):
             with copy.create(key) as sink:
                 sink.write(data)

@@ -13,7 +13,6 @@ from storagebench.manifest import Dataset
 from storagebench.probe.plan import MAX_BUFFERS_BYTES, Cell, Group, Mode, align, cells
 from storagebench.probe.probe import Opened, mean_stored_sample, probe, shard_files, shard_objects
 from storagebench.protocols import Store, StoreSpec
-from storagebench.registry import format_info
 from storagebench.storage import open_spec
 from storagebench.storage.aio import is_available
 
@@ -41,7 +40,7 @@ def ceiling_group(dataset: Dataset, unit: str, shuffle: bool, cache: str, spec: 
         return Group("read", "sequential", max(align(mean_stored_sample(dataset)), STREAM_REQUEST_BYTES), mode)
     if unit == "row_group":
         return Group("read", "random", align(dataset.stored_bytes / len(dataset.row_groups()[0])), mode)
-    if format_info(dataset.format).one_sample_per_shard:
+    if dataset.whole_shards:
         return Group("read", "objects", round(mean_stored_sample(dataset)), mode)
     return Group("read", "random" if shuffle else "sequential", align(mean_stored_sample(dataset)), mode)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storagebench.errors import DatasetError, UsageError
@@ -15,7 +15,7 @@ from storagebench.probe.places import FilesPlace, ObjectsPlace, PageState, scrat
 from storagebench.probe.plan import Cell, Group, Mode, align, cells, groups
 from storagebench.probe.search import Ceiling, num_runs, search
 from storagebench.protocols import Store
-from storagebench.registry import format_info
+from storagebench.storage import data_store
 from storagebench.storage.aio import is_available
 
 DEFAULT_SIZE_BYTES = 2 * 2**30
@@ -80,9 +80,15 @@ def opened(store: Store, asked: Asked) -> Iterator[Opened]:
     """
     _check(asked)
     dataset = load_dataset(store) if store.exists(MANIFEST_KEY) else None
-    if dataset is not None:
-        _check_shards(store, dataset)
+    if dataset is not None and dataset.data_root and asked.write:
+        raise UsageError(
+            "--write with a dataset that is measured in place would write where its data do not lie", "probe an empty folder of that storage"
+        )
     with ExitStack() as stack:
+        if dataset is not None:
+            store = stack.enter_context(data_store(store, dataset))
+            asked = replace(asked, served=None) if dataset.data_root else asked
+            _check_shards(store, dataset)
         if store.spec.kind == "posix":
             yield _open_files(stack, Path(store.spec.root), dataset, asked)
         else:
@@ -101,7 +107,7 @@ def _check(asked: Asked) -> None:
 
 
 def _check_shards(store: Store, dataset: Dataset) -> None:
-    found = {info.key: info.num_bytes for info in store.list("shards/")}
+    found = {info.key: info.num_bytes for info in store.list(dataset.shard_prefix)}
     for name, expected in zip(dataset.names, dataset.shard_bytes.tolist(), strict=True):
         if found.get(name) != expected:
             state = f"has {found[name]} bytes, and the manifest says {expected}" if name in found else "is missing"
@@ -169,7 +175,7 @@ def _sizes_of(dataset: Dataset) -> tuple[int, ...]:
 
 def _objects_bytes(dataset: Dataset) -> int | None:
     """The mean shard where a shard is one sample: then whole files are what a loader reads."""
-    return round(dataset.stored_bytes / dataset.num_shards) if format_info(dataset.format).one_sample_per_shard else None
+    return round(dataset.stored_bytes / dataset.num_shards) if dataset.whole_shards else None
 
 
 def probe(

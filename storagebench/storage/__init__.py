@@ -7,11 +7,14 @@ process that uses it.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from storagebench.errors import UsageError
+from storagebench.errors import DatasetError, UsageError
+from storagebench.manifest import Dataset
 from storagebench.protocols import Store, StoreSpec
 from storagebench.registry import store_class
 
@@ -56,3 +59,33 @@ def open_spec(spec: StoreSpec) -> Store:
 def open_store(url: str, options: Mapping[str, str] | None = None) -> Store:
     """`parse_url` and `open_spec` in one."""
     return open_spec(parse_url(url, options))
+
+
+def data_spec(spec: StoreSpec, dataset: Dataset) -> StoreSpec:
+    """The store of the dataset's shards: that of its manifest (`spec`), or, measured in place, another root of the same kind, with the same options.
+
+    Raises DatasetError for a root of another kind, which no import writes.
+    """
+    if not dataset.data_root:
+        return spec
+    kind = parse_url(spec.root).kind if spec.kind == "shaped" else spec.kind
+    found = parse_url(dataset.data_root)
+    if found.kind != kind or found.root != dataset.data_root:
+        raise DatasetError(
+            f"the manifest at {spec.url} says that the shards lie at {dataset.data_root!r}, which is no root on {kind} storage",
+            "import the data in place again",
+        )
+    return replace(spec, root=dataset.data_root)
+
+
+@contextmanager
+def data_store(store: Store, dataset: Dataset) -> Iterator[Store]:
+    """The live store of the dataset's shards, where `store` is that of its manifest; for reading only."""
+    if not dataset.data_root:
+        yield store
+        return
+    opened = open_spec(data_spec(store.spec, dataset))
+    try:
+        yield opened
+    finally:
+        opened.close()
