@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from storagebench.errors import DatasetError
 from storagebench.inorder import in_order
-from storagebench.manifest import INDEX_KEY, MANIFEST_KEY, Dataset
+from storagebench.manifest import INDEX_KEY, MANIFEST_KEY, Dataset, side_files
 from storagebench.protocols import Extent, Store
+from storagebench.registry import open_format
 
 _PIECE_BYTES = 8 * 2**20
 _MOST_THREADS = 16
@@ -49,9 +50,22 @@ def verify(store: Store, dataset: Dataset, *, num_threads: int = 0, progress: Ca
         done += int(dataset.shard_samples[shard])
         if progress is not None:
             progress(done, dataset.num_samples)
-    known = {MANIFEST_KEY, INDEX_KEY, *dataset.names}
+    sides = dict(side_files(open_format(dataset.format), dataset))
+    problems += _check_sides(store, sides, sizes)
+    known = {MANIFEST_KEY, INDEX_KEY, *dataset.names, *sides}
     extra = sorted(key for key in sizes if key not in known)
     return problems + [Problem(key, None, "is not listed in the manifest; nothing reads it", "note") for key in extra]
+
+
+def _check_sides(store: Store, sides: dict[str, bytes], sizes: dict[str, int]) -> list[Problem]:
+    """The files that a format has beside its shards: what they hold follows from the manifest."""
+    problems = []
+    for key, expected in sides.items():
+        if key not in sizes:
+            problems.append(Problem(key, None, "is missing; other readers of this format need it"))
+        elif sizes[key] != len(expected) or bytes(store.read_all(key, len(expected))) != expected:
+            problems.append(Problem(key, None, "does not say what the manifest says; other readers of this format go by it"))
+    return problems
 
 
 class _Checker:
