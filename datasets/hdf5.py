@@ -31,7 +31,7 @@ class Hdf5Format:
         import h5py
 
         offsets, labels, whole = [], [], io.BytesIO()
-        with h5py.File(whole, "w", libver="latest") as file:
+        with h5py.File(whole, "w", libver="earliest") as file:
             group = file.create_group(RECORDS)
             for record in records:
                 dataset = group.create_dataset(f"{record.sample_id:012d}", data=np.frombuffer(record.payload, np.uint8))

@@ -1,7 +1,8 @@
-"""Format `tfrecord`: framed `tf.train.Example` records as TensorFlow writes and reads them, without TensorFlow. Bytes in, bytes out; no I/O.
+"""Formats `tfrecord` and `tfrecord_zlib`: framed `tf.train.Example` records as TensorFlow writes and reads them, without TensorFlow. Bytes in, bytes out; no I/O.
 
 An Example has the features `id` and `label` (int64) and `image` (bytes, the record), in this order, so that the record ends its frame. The index beside each
-shard has a line `offset length` for each frame, as DALI's `tfrecord2idx` and the package `tfrecord` have it.
+shard has a line `offset length` for each frame, as DALI's `tfrecord2idx` and the package `tfrecord` have it. A compressed shard is one zlib stream, in which no
+record has a place of its own.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from crc32c import crc32c
+from isal import isal_zlib
+from isal.igzip_lib import IsalError
 from numpy.typing import NDArray
 
-from storagebench.errors import DatasetError
+from storagebench.errors import DatasetError, UsageError
 from storagebench.protocols import Record, Sink
 
 _FRAME = struct.Struct("<QI")
@@ -23,13 +27,16 @@ _HINT = "run `storagebench verify`, then generate or import the dataset again"
 # Field number and wire type in one byte: 1 and 3 with a length before the value, 2 too.
 _FIRST, _SECOND, _THIRD = b"\x0a", b"\x12", b"\x1a"
 _MAX_VARINT_BYTES = 10
+SUFFIX, SUFFIX_ZLIB = ".tfrecord", ".tfrecord.zlib"
+_INFLATE_BYTES = 2**20
+_LEVEL = 1
 
 
 class TFRecordFormat:
     """Uncompressed. A record has at most 2 GiB, which is what a protocol buffer takes."""
 
     name = "tfrecord"
-    suffix = ".tfrecord"
+    suffix = SUFFIX
     one_sample_per_shard = False
     byte_addressed = True
     index_suffix = ".idx"
@@ -59,6 +66,109 @@ class TFRecordFormat:
             before = _FRAME.size + len(example_head(first_sample + row, label, size))
             lines.append(f"{offset - before} {before + size + _CHECKSUM.size}\n")
         return "".join(lines).encode()
+
+
+class TFRecordZlibFormat:
+    """TensorFlow's compression_type ZLIB. The index holds the number of each record in its shard, not its offset."""
+
+    name = "tfrecord_zlib"
+    suffix = SUFFIX_ZLIB
+    one_sample_per_shard = False
+    byte_addressed = False
+
+    def write_shard(self, sink: Sink, records: Iterable[Record], options: Mapping[str, Any]) -> list[int]:
+        """Write the records, compressed; the number of each."""
+        deflated = _Deflated(sink)
+        count = len(TFRecordFormat().write_shard(deflated, records, options))
+        deflated.finish()
+        return list(range(count))
+
+    def parse(self, stored: memoryview) -> memoryview:
+        """UsageError always: a record has no stored bytes of its own."""
+        raise UsageError("a record of a compressed TFRecord file cannot be parsed on its own, only its whole file", "use --loader tfrecord")
+
+    def row_checksums(self, stored: memoryview, trusted: bool) -> NDArray[np.int64] | None:
+        """CRC32C of each record of a whole file; None where it cannot be read to its end."""
+        try:
+            found = [crc32c(read_example(data).record) for data in read_frames(Inflated(_Reader(stored)))]
+        except DatasetError:
+            return None
+        return np.array(found, np.int64)
+
+    def encoder_versions(self) -> dict[str, str]:
+        """The library, with its version, that the compressed bytes depend on."""
+        from importlib.metadata import version
+
+        return {"isal": version("isal"), "level": str(_LEVEL)}
+
+
+class _Deflated:
+    """A sink that compresses what it passes on."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._stream = isal_zlib.compressobj(_LEVEL)
+
+    def write(self, data: Any, /) -> int:
+        self._put(self._stream.compress(data))
+        return len(data)
+
+    def finish(self) -> None:
+        self._put(self._stream.flush())
+
+    def _put(self, data: bytes) -> None:
+        if data:
+            self._sink.write(data)
+
+
+class Inflated:
+    """What a zlib stream holds, as a stream that can be read; `source` is one of the compressed bytes. Reading raises DatasetError for a stream that is
+    damaged, ends early or is followed by other bytes."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._stream = isal_zlib.decompressobj()
+        self._ready = memoryview(b"")
+
+    def read(self, num_bytes: int) -> bytes:
+        """So many bytes, or what is left."""
+        parts, need = [], num_bytes
+        while need:
+            if not self._ready and not self._inflate():
+                break
+            part = self._ready[:need]
+            self._ready = self._ready[len(part) :]
+            parts.append(part)
+            need -= len(part)
+        return b"".join(parts)
+
+    def _inflate(self) -> bool:
+        """Have more bytes ready; False at the end of the stream."""
+        while not self._ready:
+            if self._stream.eof:
+                if self._stream.unused_data or self._source.read(1):
+                    raise DatasetError("TFRecord has bytes behind the end of its zlib stream", _HINT)
+                return False
+            packed = self._stream.unconsumed_tail or self._source.read(_INFLATE_BYTES)
+            before = len(packed)
+            try:
+                self._ready = memoryview(self._stream.decompress(packed, _INFLATE_BYTES))
+            except IsalError as error:  # type: ignore[misc]  # its stubs call the class an instance
+                raise DatasetError(f"TFRecord is no whole zlib stream ({error})", _HINT) from None
+            if not before and not self._ready and not self._stream.eof:
+                raise DatasetError("TFRecord ends within its zlib stream", _HINT)
+        return True
+
+
+class _Reader:
+    """Bytes in memory, as a stream."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+
+    def read(self, num_bytes: int) -> memoryview:
+        part, self._data = self._data[:num_bytes], self._data[num_bytes:]
+        return part
 
 
 class Example(NamedTuple):

@@ -155,6 +155,15 @@ class ShardIndexed(Protocol):
 
 
 @runtime_checkable
+class RowAddressed(Protocol):
+    """A format whose records have no bytes of their own in the shard; the index holds their numbers. Pure."""
+
+    def row_checksums(self, stored: memoryview, trusted: bool) -> NDArray[np.int64] | None:
+        """CRC32C of each record of a whole shard, -1 where one cannot be had, None where the shard cannot be read. `trusted`: the bytes are those that were
+        written. Raises DatasetError, for trusted bytes."""
+
+
+@runtime_checkable
 class DatasetIndexed(Protocol):
     """A format that has one file that names all shards, for other readers. Pure."""
 

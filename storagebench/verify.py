@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from storagebench.errors import DatasetError
 from storagebench.inorder import in_order
 from storagebench.manifest import INDEX_KEY, MANIFEST_KEY, Dataset, side_files
-from storagebench.protocols import Extent, Store
+from storagebench.protocols import Extent, RowAddressed, Store
 from storagebench.registry import open_format
 
 _PIECE_BYTES = 8 * 2**20
@@ -38,7 +38,7 @@ def verify(store: Store, dataset: Dataset, *, num_threads: int = 0, progress: Ca
     """Everything that differs from the manifest, in shard order, notes last; empty when all is well.
 
     Every shard is read once, with at most `num_threads` in flight (0: one per core); byte-addressed formats pass through a buffer of 8 MiB a thread,
-    Parquet takes a shard's bytes. `progress(done, total)` is called with samples, from the calling thread. StorageError where reading fails.
+    others take a shard's bytes. `progress(done, total)` is called with samples, from the calling thread. StorageError where reading fails.
     """
     sizes = {info.key: info.num_bytes for info in store.list()}
     checker = _Checker(store, dataset, sizes)
@@ -74,7 +74,8 @@ class _Checker:
     def __init__(self, store: Store, dataset: Dataset, sizes: dict[str, int]) -> None:
         self._store, self._dataset, self._sizes = store, dataset, sizes
         self._buffers = threading.local()
-        self._rows = dataset.format == "parquet"
+        form = open_format(dataset.format)
+        self._rows = form if isinstance(form, RowAddressed) else None
 
     def check(self, shard: int) -> list[Problem]:
         """Problems of one shard: of the samples in it, and of the shard where no sample explains it."""
@@ -103,15 +104,12 @@ class _Checker:
 
     def _check_rows(self, name: str, num_bytes: int, rows: NDArray[Any], expected: int) -> tuple[int, list[int], str]:
         """The shard's checksum, the numbers of damaged rows, and what else is to be said."""
-        if not self._rows:
+        if self._rows is None:
             checksum, damaged = self._stream(name, num_bytes, rows)
             return checksum, damaged, ""
-        from storagebench.datasets.parquet import row_checksums, row_checksums_of_damaged
-
         stored = self._store.read([Extent(name, 0, num_bytes)])[0]
         checksum = crc32c(stored)
-        # A damaged Parquet file can crash its decoder or make it take any amount of memory: that is left to a process of its own.
-        found = row_checksums(stored) if checksum == expected else row_checksums_of_damaged(stored)
+        found = self._rows.row_checksums(stored, trusted=checksum == expected)
         if found is None or len(found) != len(rows):
             return checksum, [], ", and can no longer be decoded"
         return checksum, np.flatnonzero(found != rows["crc32c"].astype(np.int64)).tolist(), ""

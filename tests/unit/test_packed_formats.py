@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import struct
+import zlib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from storagebench.datasets.payload import PayloadGenerator, make_text
 from storagebench.datasets.png import MIN_PNG_BYTES, PngFormat, png_size, synthetic_png
 from storagebench.datasets.synthetic import SyntheticSource
 from storagebench.datasets.textlines import CsvFormat
-from storagebench.datasets.tfrecord import TFRecordFormat, example_head, masked, read_example, read_frames
+from storagebench.datasets.tfrecord import Inflated, TFRecordFormat, TFRecordZlibFormat, example_head, masked, read_example, read_frames
 from storagebench.errors import DatasetError, UsageError
 from storagebench.manifest import Dataset, side_files
 from storagebench.protocols import Format, Record, StoreSpec
@@ -76,7 +78,7 @@ def test_records_lie_at_their_offsets_as_they_are(name: str, payloads: list[byte
     assert write(FORMATS[name](), some, labels) == (data, offsets), "the same again"
 
 
-@pytest.mark.parametrize("name", [*FORMATS, "png"])
+@pytest.mark.parametrize("name", [*FORMATS, "png", "tfrecord_zlib"])
 def test_a_dataset_is_whole_and_says_so(tmp_path: Path, name: str) -> None:
     dataset, records, store = a_dataset(tmp_path, name)
     assert dataset.num_samples == 150 and dataset.record_bytes == sum(map(len, records))
@@ -106,7 +108,8 @@ def test_the_package_tfrecord_reads_tfrecords_with_and_without_the_index(tmp_pat
             shapes = {"id": "int", "label": "int", "image": "byte"}
             for example in tfrecord_loader(str(path), str(path.with_suffix(".idx")) if index else None, shapes):
                 found.append((int(example["id"][0]), int(example["label"][0]), bytes(example["image"])))
-        assert found == [(number, number % 1000, record) for number, record in enumerate(records)]
+        # With an index it begins at any record of a file and goes on from the file's start.
+        assert sorted(found) == [(number, number % 1000, record) for number, record in enumerate(records)]
 
 
 def test_our_own_reader_of_tfrecords_checks_what_it_reads(tmp_path: Path) -> None:
@@ -114,7 +117,9 @@ def test_our_own_reader_of_tfrecords_checks_what_it_reads(tmp_path: Path) -> Non
     with (tmp_path / dataset.names[1]).open("rb") as stream:
         found = [read_example(data) for data in read_frames(stream)]
     first, count = int(dataset.first_sample[1]), int(dataset.shard_samples[1])
-    assert [(one.sample_id, one.label, bytes(one.record)) for one in found] == [(id_, id_ % 1000, records[id_]) for id_ in range(first, first + count)]
+    assert [(one.sample_id, one.label, bytes(one.record)) for one in found] == [
+        (id_, id_ % 1000, records[id_]) for id_ in range(first, first + count)
+    ]
     whole = (tmp_path / dataset.names[1]).read_bytes()
     for place in range(0, len(whole), 7):
         damaged = bytearray(whole)
@@ -125,6 +130,23 @@ def test_our_own_reader_of_tfrecords_checks_what_it_reads(tmp_path: Path) -> Non
         if length not in _frame_ends(whole):
             with pytest.raises(DatasetError, match="ends within"):
                 list(read_frames(io.BytesIO(whole[:length])))
+
+
+def test_a_compressed_tfrecord_is_one_zlib_stream_of_frames(tmp_path: Path) -> None:
+    dataset, records, _ = a_dataset(tmp_path, "tfrecord_zlib")
+    stored = (tmp_path / dataset.names[1]).read_bytes()
+    first, count = int(dataset.first_sample[1]), int(dataset.shard_samples[1])
+    plain = zlib.decompress(stored)  # the interpreter's own zlib
+    some = [read_example(data) for data in read_frames(io.BytesIO(plain))]
+    assert [bytes(one.record) for one in some] == records[first : first + count]
+    assert [bytes(data) for data in read_frames(Inflated(io.BytesIO(stored)))] == [bytes(data) for data in read_frames(io.BytesIO(plain))]
+    assert list(dataset.index["offset"][first : first + count]) == list(range(count))
+    for broken in (stored[:-1], stored[: len(stored) // 2], stored + b"x"):
+        with pytest.raises(DatasetError, match="TFRecord"):
+            list(read_frames(Inflated(io.BytesIO(broken))))
+        assert TFRecordZlibFormat().row_checksums(memoryview(broken), trusted=False) is None
+    large = zlib.compress(bytes(5 * 2**20))
+    assert len(Inflated(io.BytesIO(large)).read(2**23)) == 5 * 2**20, "a piece of input may hold many of output"
 
 
 def _frame_ends(whole: bytes) -> set[int]:
@@ -212,7 +234,7 @@ def test_mds_is_what_mosaics_reader_expects(tmp_path: Path) -> None:
         config = json.loads(data[4 * (count + 2) : places[0]])
         assert config["column_names"] == ["x", "y"] == row["column_names"] and row["column_sizes"] == [None, 8]
         assert places[-1] == len(data)
-        for low, high in zip(places, places[1:], strict=False):
+        for low, high in pairwise(places):
             (size,) = struct.unpack_from("<I", data, low)
             assert high - low == 4 + size + 8
             assert struct.unpack_from("<q", data, high - 8) == (len(found) % 1000,)
