@@ -124,9 +124,8 @@ def _build(
     form = open_format(format_name)
     needed = PAYLOAD_OF_FORMAT.get(format_name)
     if needed in IMAGE_PAYLOADS and source.payload != needed:
-        raise UsageError(
-            f"format {format_name} holds {needed.upper()} files, and the records are {source.payload}", f"use --format raw, or --payload {needed}"
-        )
+        have = "plain bytes" if source.payload == "bytes" else source.payload
+        raise UsageError(f"format {format_name} holds {needed.upper()} files, and the records are {have}", f"use --format raw, or --payload {needed}")
     mean_bytes = max(1, int(source.approx_bytes.sum()) // source.num_samples)
     options = {} if form.byte_addressed else {"row_group_samples": max(1, row_group_bytes // mean_bytes)}
     spec = {

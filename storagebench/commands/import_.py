@@ -11,7 +11,7 @@ from storagebench.commands.options import data_dir_option, parse_storage_options
 @click.argument("source", type=click.Path())
 @data_dir_option
 @storage_options
-@click.option("--format", "format_name", default="raw", show_default=True, help="Format to write: raw, jpeg, npz, npy, parquet or webdataset.")
+@click.option("--format", "format_name", default="raw", show_default=True, help="Format to write (see `storagebench list formats`).")
 @click.option("--column", metavar="NAME", help="Binary or image column of a Parquet source, where there are several.")
 @click.option("--samples-per-shard", type=click.IntRange(1), default=1000, show_default=True, help="Samples in one shard, at most.")
 @click.option("--row-group-size", default="8MiB", show_default=True, help="Record bytes in one Parquet row group.")
