@@ -1,4 +1,4 @@
-"""Synthetic JPEG records of an exact length, and decoding of JPEG records for decode level `full`. No I/O; Pillow is imported on first use.
+"""Synthetic JPEG records of an exact length, and decoding of JPEG and PNG records for decode level `full`. No I/O; Pillow is imported on first use.
 
 A synthetic image is a smooth random colour field with noise on its luminance: about 4 bits a pixel at quality 90, near the 4.9 of ImageNet's
 photographs, where pure noise would make decoding dearer than it is. It is a pure function of (generator and image version, seed, sample id, length,
@@ -51,7 +51,7 @@ def synthetic_jpeg(generator: PayloadGenerator, sample_id: int, num_bytes: int) 
         raise ValueError(f"a synthetic JPEG has {MIN_JPEG_BYTES} bytes at least, and {num_bytes} were asked for")
     width, height = _size_for(num_bytes)
     while True:
-        image = _field(generator, sample_id, width, height)
+        image = colour_field(generator, sample_id, width, height)
         for quality in _QUALITIES:
             encoded = io.BytesIO()
             image.save(encoded, "JPEG", quality=quality, subsampling="4:2:0")
@@ -68,7 +68,8 @@ def _size_for(num_bytes: int) -> tuple[int, int]:
     return width, max(1, int(pixels / width) // _CELL) * _CELL
 
 
-def _field(generator: PayloadGenerator, sample_id: int, width: int, height: int) -> Any:
+def colour_field(generator: PayloadGenerator, sample_id: int, width: int, height: int) -> Any:
+    """The image of a sample, YCbCr: a smooth random field with noise on its luminance. Sides are multiples of 16."""
     from PIL import Image
 
     cells = _FIELD_CELLS * _FIELD_CELLS
@@ -129,7 +130,7 @@ def _with_comments(encoded: memoryview, filling: bytes) -> bytes:
     return b"".join(parts)
 
 
-def decode_jpeg(record: memoryview, handover_bytes: int) -> NDArray[np.uint8]:
+def decode_image(record: memoryview, handover_bytes: int) -> NDArray[np.uint8]:
     """The pixels, uint8[height, width, 3] in RGB. Raises DatasetError for what does not decode.
 
     When `handover_bytes` is 3 * s * s for a whole s, the image is resized to s x s, and libjpeg decodes at a fraction of the size where that is

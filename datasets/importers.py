@@ -158,7 +158,8 @@ class FolderSource:
         is_tree = all(len(file.parts) > 1 for file in files)
         self.classes: tuple[str, ...] = tuple(sorted({file.parts[0] for file in files})) if is_tree else ()
         self._label_of = {name: label for label, name in enumerate(self.classes)}
-        self.payload = "jpeg" if all(file.suffix in JPEG_SUFFIXES for file in files) else "bytes"
+        suffixes = {file.suffix for file in files}
+        self.payload = "jpeg" if suffixes <= JPEG_SUFFIXES else "png" if suffixes == {"png"} else "bytes"
         self.num_samples = len(files)
         self.approx_bytes: NDArray[np.int64] = np.array([file.num_bytes for file in files], np.int64)
         empty = next((file for file in files if file.num_bytes == 0), None)

@@ -55,6 +55,10 @@ class ParquetFormat:
         """UsageError always: a row has no stored bytes of its own. `row_group_records` takes the records out of a row group."""
         raise UsageError("a Parquet row cannot be parsed on its own, only its row group", "use --loader parquet")
 
+    def row_checksums(self, stored: memoryview, trusted: bool) -> NDArray[np.int64] | None:
+        """A damaged file can crash its decoder or make it take any amount of memory: what is not trusted is left to a process of its own."""
+        return row_checksums(stored) if trusted else row_checksums_of_damaged(stored)
+
     def encoder_versions(self) -> dict[str, str]:
         """Libraries, with versions, that the written bytes depend on."""
         import pyarrow

@@ -102,6 +102,13 @@ def _stamp(target: memoryview, sample_id: int) -> None:
         target[words * STAMP_BYTES :] = sample_id.to_bytes(STAMP_BYTES, "little")[:rest]
 
 
+def make_text(target: memoryview) -> None:
+    """Turn payload bytes into printable text where they lie: the lower six bits of each, from "0" (48) to "o" (111); no comma, quote or newline is among these."""
+    values = np.frombuffer(target, np.uint8)
+    values &= 0x3F
+    values += 48
+
+
 def record_length_bounds(mean: int) -> tuple[int, int]:
     """Shortest and longest record of a spread around `mean`: symmetric, so that clipping leaves the mean where it is."""
     low = min(mean, max(MIN_RECORD_BYTES, mean // 16))

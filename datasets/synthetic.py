@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storagebench.datasets.payload import GENERATOR_VERSION, PayloadGenerator, record_lengths
+from storagebench.datasets.decode import IMAGE_PAYLOADS
+from storagebench.datasets.payload import GENERATOR_VERSION, PayloadGenerator, make_text, record_lengths
 from storagebench.errors import UsageError
 from storagebench.protocols import Record
 from storagebench.workload import DatasetSpec
 
 NUM_CLASSES = 1000
+_SUFFIXES = {"bytes": "bin", "text": "txt", "jpeg": "jpg", "png": "png"}
 
 
 class RecordMaker:
@@ -32,7 +34,7 @@ class RecordMaker:
 
     def records(self, first: int, lengths: NDArray[np.int64]) -> Iterator[Record]:
         """Samples first .. first + len(lengths). The payload's memory is filled anew for the next record."""
-        suffix = "jpg" if self._payload_kind == "jpeg" else "bin"
+        suffix = _SUFFIXES[self._payload_kind]
         for sample_id, length in enumerate(lengths.tolist(), first):
             payload, checksum = self._payload(sample_id, length)
             yield Record(sample_id, payload, sample_id % NUM_CLASSES, suffix, checksum)
@@ -43,11 +45,18 @@ class RecordMaker:
             from storagebench.datasets.image import synthetic_jpeg
 
             return memoryview(synthetic_jpeg(self._generator, sample_id, length)), None
+        if self._payload_kind == "png":
+            from storagebench.datasets.png import synthetic_png
+
+            return memoryview(synthetic_png(self._generator, sample_id, length)), None
         buffer: memoryview | None = getattr(self._buffers, "buffer", None)
         if buffer is None:
             buffer = self._buffers.buffer = np.empty(self._longest, dtype=np.uint8).data
         with self._making:
             checksum = self._generator.fill(buffer[:length], sample_id)
+        if self._payload_kind == "text":
+            make_text(buffer[:length])
+            return buffer[:length], None
         return buffer[:length], checksum
 
 
@@ -66,20 +75,26 @@ class SyntheticSource:
         self.num_samples = spec.num_samples
         self.approx_bytes: NDArray[np.int64] = record_lengths(spec.seed, spec.num_samples, spec.record_length_bytes, spec.record_length_bytes_stdev)
         self._maker = RecordMaker(spec, int(self.approx_bytes.max()))
-        if spec.payload == "jpeg":
-            self._check_jpeg(int(self.approx_bytes.min()))
-
-    def _check_jpeg(self, shortest: int) -> None:
-        from storagebench.datasets.image import MIN_JPEG_BYTES
-
-        if shortest < MIN_JPEG_BYTES:
+        if spec.payload in IMAGE_PAYLOADS:
+            self._check_image(int(self.approx_bytes.min()))
+        elif spec.payload == "text" and spec.compressibility:
             raise UsageError(
-                f"the shortest record would have {shortest} bytes, and a synthetic JPEG needs {MIN_JPEG_BYTES}",
+                f"compressibility is {spec.compressibility}, and text is made of printable bytes", "use --payload bytes or --compressibility 0"
+            )
+
+    def _check_image(self, shortest: int) -> None:
+        from storagebench.datasets.image import MIN_JPEG_BYTES
+        from storagebench.datasets.png import MIN_PNG_BYTES
+
+        least, what = (MIN_JPEG_BYTES, "JPEG") if self.payload == "jpeg" else (MIN_PNG_BYTES, "PNG")
+        if shortest < least:
+            raise UsageError(
+                f"the shortest record would have {shortest} bytes, and a synthetic {what} needs {least}",
                 "choose a larger --record-length, a smaller --record-length-stdev, or --payload bytes",
             )
         if self.spec.compressibility:
             raise UsageError(
-                f"compressibility is {self.spec.compressibility}, and a JPEG is compressed already", "use --payload bytes or --compressibility 0"
+                f"compressibility is {self.spec.compressibility}, and a {what} is compressed already", "use --payload bytes or --compressibility 0"
             )
 
     def describe(self) -> dict[str, Any]:
@@ -95,11 +110,15 @@ class SyntheticSource:
 
     def encoder(self) -> dict[str, str]:
         """Libraries, with versions, whose output the records are."""
-        if self.payload != "jpeg":
-            return {}
-        from storagebench.datasets.image import encoder_versions
+        if self.payload == "jpeg":
+            from storagebench.datasets.image import encoder_versions
 
-        return encoder_versions()
+            return encoder_versions()
+        if self.payload == "png":
+            from storagebench.datasets import png
+
+            return png.encoder_versions()
+        return {}
 
     def records(self, first: int, count: int) -> Iterator[Record]:
         """Samples first .. first + count. The payload's memory is filled anew for the next record."""

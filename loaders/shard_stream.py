@@ -1,24 +1,21 @@
-"""The worker's side of the webdataset loader: whole tar shards through the library's own pipeline, out of it pieces of samples.
+"""The worker's side of loaders that read whole shards in sequence (webdataset, tfrecord): their samples, through a shuffle buffer, in pieces.
 
-The library reads and shuffles; what is here tells it which shards to read, checks what it gives, and never skips an error.
+A `ShardReader` reads and shuffles; what is here tells it which shards to read, checks what it gives, and never skips an error.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import tarfile
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from copy import copy
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset
-from webdataset import filters, tariterators
 
 from storagebench.errors import DatasetError, StorageBenchError, StorageError
 from storagebench.loaders.delivery import Deliverer, Piece, ProcessMeter
@@ -31,14 +28,32 @@ from storagebench.storage import open_spec
 from storagebench.usage import Watch
 
 _HINT = "run `storagebench verify`, then generate or import the dataset again"
-# Of local files, in place of the library's 8 KiB: its tar reader asks for 10 KiB at a time, and this takes a fifth of its CPU time away.
-GOPEN_BUFFER = str(128 * 1024)
-_DAMAGES = (tarfile.TarError, ValueError, EOFError, AssertionError)  # the library asserts on what it reads
+
+
+class ShardReader(Protocol):
+    """How one kind of shard is read. Plain data: it goes to the worker processes. `what` names the kind in messages, `damages` are the exceptions that
+    stand for a shard that is not what it was."""
+
+    what: str
+    damages: tuple[type[Exception], ...]
+
+    def prepare(self) -> None:
+        """Once in each process that reads."""
+
+    def samples(self, store: Store | None, root: str, name: str, num_bytes: int) -> Generator[tuple[int, memoryview]]:
+        """(sample id, record) of a shard in its order; `store` None: a file below the local path `root`. All that it opened is closed with it."""
+
+    def shuffled(self, samples: Iterator[tuple[int, memoryview]], buffer_samples: int, rng: random.Random) -> Iterator[tuple[int, memoryview]]:
+        """The same samples in another order, out of a buffer of so many."""
 
 
 def plan_shards(job: LoadJob, epoch: int) -> tuple[EpochPlan, Indices]:
     """The plan of the job's rank, and its shards in reading order."""
     return plan_job("shard", job, epoch)
+
+
+class _StrangerError(Exception):
+    """A sample that the manifest does not have there."""
 
 
 class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not type-checked
@@ -47,8 +62,9 @@ class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not t
     Persistent workers keep their copy of this, so the epoch, and the wish to end it early, are handed over in shared memory.
     """
 
-    def __init__(self, job: LoadJob, num_workers: int, piece_samples: int, buffer_samples: int, slabs: Slabs) -> None:
+    def __init__(self, job: LoadJob, reader: ShardReader, num_workers: int, piece_samples: int, buffer_samples: int, slabs: Slabs) -> None:
         self._job = job
+        self._reader = reader
         self._slabs = slabs
         self._num_workers = max(num_workers, 1)
         self._piece_samples = piece_samples
@@ -88,7 +104,7 @@ class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not t
 
     def _open(self) -> ProcessMeter:
         if self._meter is None:
-            os.environ.setdefault("GOPEN_BUFFER", GOPEN_BUFFER)
+            self._reader.prepare()
             self._deliverer = Deliverer(self._job)
             self._store = None if self._job.store.kind == "posix" else open_spec(self._job.store)
             self._meter = ProcessMeter(self._store.counters if self._store is not None else None)
@@ -122,57 +138,35 @@ class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not t
         return finished(Piece(nothing, [], nothing, nothing, None, None, {}, 0), [], meter)
 
     def _samples(self, shards: Indices, epoch: int, worker: int) -> Generator[tuple[int, memoryview]]:
-        """(sample id, record) of these shards, through the library's shuffle buffer."""
+        """(sample id, record) of these shards, through the shuffle buffer."""
         read = (sample for shard in shards.tolist() for sample in self._samples_of(shard))
         if not self._job.shuffle:
             yield from read
             return
         rng = random.Random(f"{self._job.seed} {epoch} {self._job.rank} {worker}")
-        yield from filters.shuffle(self._buffer_samples, rng=rng)(read)
+        yield from self._reader.shuffled(read, self._buffer_samples, rng)
 
     def _samples_of(self, shard: int) -> Iterator[tuple[int, memoryview]]:
-        """One shard, opened and read by the library. DatasetError where it is not what the manifest says: the library alone would pass it over."""
-        dataset = self._job.dataset
+        """One shard. DatasetError where it is not what the manifest says: a library alone would pass it over."""
+        dataset, reader = self._job.dataset, self._reader
         name, first, count = dataset.names[shard], int(dataset.first_sample[shard]), int(dataset.shard_samples[shard])
-        source: dict[str, Any] = {"url": name}
+        damages: tuple[type[Exception], ...] = (_StrangerError, *reader.damages)
         done = 0
         try:
-            for sample in self._read(source, shard):
-                sample_id, record = _record(sample)
-                if not first <= sample_id < first + count or len(record) != dataset.index["record_bytes"][sample_id]:
-                    raise ValueError(f"sample {sample_id} with {len(record)} bytes is not in the manifest")
-                done += 1
-                yield sample_id, record
+            with closing(reader.samples(self._store, self._job.store.root, name, int(dataset.shard_bytes[shard]))) as samples:
+                for sample_id, record in samples:
+                    if not first <= sample_id < first + count or len(record) != dataset.index["record_bytes"][sample_id]:
+                        raise _StrangerError(f"sample {sample_id} with {len(record)} bytes is not in the manifest")
+                    done += 1
+                    yield sample_id, record
         except FileNotFoundError:
             raise DatasetError(f"shard {name} is missing in {self._job.store.url}", _HINT) from None
         except OSError as error:
             raise StorageError(
                 f"cannot read shard {name} in {self._job.store.url}: {error.strerror}", "check its permissions and the device"
             ) from None
-        except _DAMAGES as error:
-            raise DatasetError(f"shard {name} does not read as the tar file it was: {error.args[0] if error.args else error}", _HINT) from None
-        finally:
-            if "stream" in source:
-                source["stream"].close()  # the library leaves that to the garbage collector
+        except damages as error:
+            said = error.message if isinstance(error, StorageBenchError) else error.args[0] if error.args else error
+            raise DatasetError(f"shard {name} does not read as the {reader.what} it was: {said}", _HINT) from None
         if done != count:
             raise DatasetError(f"shard {name} ended after {done} samples, and the manifest says {count}", _HINT)
-
-    def _read(self, source: dict[str, Any], shard: int) -> Iterator[dict[str, Any]]:
-        """The library's samples. A local path is opened by the library itself (gopen), on other storage it gets our store's stream."""
-        raising = filters.reraise_exception
-        if self._store is None:
-            source["url"] = os.path.join(self._job.store.root, source["url"])
-            samples: Iterator[dict[str, Any]] = tariterators.tarfile_samples(iter([source]), handler=raising)
-            return samples
-        source["stream"] = self._store.open_stream(source["url"], int(self._job.dataset.shard_bytes[shard]))
-        files = tariterators.tar_file_expander(iter([source]), handler=raising)
-        samples = tariterators.group_by_keys(files, handler=raising)
-        return samples
-
-
-def _record(sample: dict[str, Any]) -> tuple[int, memoryview]:
-    """Sample id and record of a sample as the library gives it: the member that is neither the label nor the library's own."""
-    names = [name for name in sample if name != "cls" and not name.startswith("__")]
-    if len(names) != 1:
-        raise ValueError(f"sample {sample.get('__key__')} has the members {sorted(names)} beside its label, and one is expected")
-    return int(sample["__key__"]), memoryview(sample[names[0]])

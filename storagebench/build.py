@@ -13,6 +13,7 @@ from typing import Any
 
 import storagebench
 from storagebench.buildparts import Layout, Ledger, Unit
+from storagebench.datasets.decode import IMAGE_PAYLOADS
 from storagebench.datasets.source import Source
 from storagebench.datasets.synthetic import SyntheticSource
 from storagebench.errors import UsageError
@@ -22,7 +23,7 @@ from storagebench.protocols import Format, Store
 from storagebench.registry import open_format
 from storagebench.shardmaking import Made, Maker, Makers, ProcessMaker, ThreadMaker
 from storagebench.verify import Problem, verify
-from storagebench.workload import Workload
+from storagebench.workload import PAYLOAD_OF_FORMAT, Workload
 
 __all__ = ["Problem", "Progress", "generate", "import_dataset", "verify"]
 
@@ -33,7 +34,7 @@ _STORE_BYTES_PER_THREAD = 16 * 2**20
 _LEAST_THREADS, _LEAST_THREADS_SMALL, _MOST_THREADS = 4, 16, 64
 _SMALL_BYTES = 2**20
 # Below, a process takes longer to start than it saves: it takes 0.3 s, in which a thread makes so many bytes.
-_LEAST_BYTES, _LEAST_BYTES_JPEG = 500 * 10**6, 20 * 10**6
+_LEAST_BYTES, _LEAST_BYTES_IMAGES = 500 * 10**6, 20 * 10**6
 
 
 def generate(workload: Workload, store: Store, *, num_threads: int = 0, progress: Progress | None = None) -> Dataset:
@@ -121,8 +122,10 @@ def _build(
 ) -> Dataset:
     _check_bounds(samples_per_shard, row_group_bytes, num_subfolders, num_threads)
     form = open_format(format_name)
-    if format_name == "jpeg" and source.payload != "jpeg":
-        raise UsageError("format jpeg holds JPEG files, and the records are plain bytes", "use --format raw, or --payload jpeg")
+    needed = PAYLOAD_OF_FORMAT.get(format_name)
+    if needed in IMAGE_PAYLOADS and source.payload != needed:
+        have = "plain bytes" if source.payload == "bytes" else source.payload
+        raise UsageError(f"format {format_name} holds {needed.upper()} files, and the records are {have}", f"use --format raw, or --payload {needed}")
     mean_bytes = max(1, int(source.approx_bytes.sum()) // source.num_samples)
     options = {} if form.byte_addressed else {"row_group_samples": max(1, row_group_bytes // mean_bytes)}
     spec = {
@@ -137,7 +140,7 @@ def _build(
         "encoder": {**source.encoder(), **_format_encoder(form)},
     }
     layout = Layout.plan(source.approx_bytes, samples_per_shard, form.one_sample_per_shard, form.suffix, num_subfolders)
-    ledger = Ledger(store, spec, layout)
+    ledger = Ledger(store, spec, layout, form)
     dataset = ledger.finished()
     if dataset is not None:
         return dataset
@@ -162,16 +165,16 @@ def _format_encoder(form: Format) -> dict[str, str]:
 
 
 def _makers(source: Source, form: Format, store: Store, options: dict[str, Any], num_threads: int) -> list[Maker]:
-    """This process and others, one a core, where short records are more work than their writing (JPEG, many to a shard) and the disk is local; else threads, which wait for
+    """This process and others, one a core, where short records are more work than their writing (images, many to a shard) and the disk is local; else threads, which wait for
     the device most of the time: small files for an fsync each, large ones for 4 MiB at a time."""
     cores, longest = len(os.sched_getaffinity(0)), int(source.approx_bytes.max())
     by_memory = max(1, _DEFAULT_MEMORY_BYTES // (longest + _STORE_BYTES_PER_THREAD))
-    makes_most = store.spec.kind == "posix" and longest <= _SMALL_BYTES and (source.payload == "jpeg" or not form.one_sample_per_shard)
+    makes_most = store.spec.kind == "posix" and longest <= _SMALL_BYTES and (source.payload in IMAGE_PAYLOADS or not form.one_sample_per_shard)
     if not makes_most:
         threads = num_threads or min(max(cores, _LEAST_THREADS_SMALL if longest <= _SMALL_BYTES else _LEAST_THREADS), by_memory, _MOST_THREADS)
     else:
         threads = num_threads or min(cores, by_memory, _MOST_THREADS)
-        pays = int(source.approx_bytes.sum()) >= (_LEAST_BYTES_JPEG if source.payload == "jpeg" else _LEAST_BYTES)
+        pays = int(source.approx_bytes.sum()) >= (_LEAST_BYTES_IMAGES if source.payload in IMAGE_PAYLOADS else _LEAST_BYTES)
         if isinstance(source, SyntheticSource) and threads > 1 and pays:
             processes = [ProcessMaker(source, form, store.spec, options) for _ in range(threads - 1)]
             return [ThreadMaker(source, form, store, options), *processes]  # this process too: it begins before the others have started

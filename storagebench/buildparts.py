@@ -19,8 +19,8 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from storagebench.errors import DatasetError, UsageError
-from storagebench.manifest import INDEX_DTYPE, INDEX_KEY, MANIFEST_KEY, Dataset, load_dataset
-from storagebench.protocols import Store
+from storagebench.manifest import INDEX_DTYPE, INDEX_KEY, MANIFEST_KEY, Dataset, load_dataset, side_key
+from storagebench.protocols import DatasetIndexed, Format, ShardIndexed, Store
 from storagebench.sampling import shard_sizes
 
 PARTS_FOLDER = ".storagebench-parts"
@@ -100,8 +100,9 @@ def _units(shard_bytes: NDArray[np.int64], shard_samples: NDArray[np.int64]) -> 
 class Ledger:
     """The written state of one build. `spec` is everything that determines the dataset's bytes, as JSON-able fields."""
 
-    def __init__(self, store: Store, spec: dict[str, Any], layout: Layout) -> None:
+    def __init__(self, store: Store, spec: dict[str, Any], layout: Layout, form: Format) -> None:
         self._store = store
+        self._form = form
         self._spec: dict[str, Any] = json.loads(json.dumps(spec))
         self._layout = layout
         self._spec_digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
@@ -152,6 +153,8 @@ class Ledger:
     def finish(self, dataset: Dataset) -> None:
         """Make the dataset complete: index, manifest, and then the sidecars are of no more use."""
         manifest, index = dataset.to_bytes()
+        if isinstance(self._form, DatasetIndexed):
+            self._write(*self._form.dataset_index(dataset.names, dataset.shard_bytes.tolist(), dataset.shard_samples.tolist()))
         self._write(INDEX_KEY, index)
         self._write(MANIFEST_KEY, manifest)
         self.remove_sidecars()
@@ -182,7 +185,11 @@ class Ledger:
             )
 
     def _remove_temporaries(self) -> None:
-        ours = (*self._layout.names, *(unit.key for unit in self._layout.units), SPEC_KEY, INDEX_KEY, MANIFEST_KEY)
+        ours = [*self._layout.names, *(unit.key for unit in self._layout.units), SPEC_KEY, INDEX_KEY, MANIFEST_KEY]
+        if isinstance(self._form, ShardIndexed):
+            ours += [side_key(self._form, name) for name in self._layout.names]
+        if isinstance(self._form, DatasetIndexed):
+            ours.append(self._form.dataset_index((), (), ())[0])
         self._store.delete([key for key in _temporaries(self._store, ours) if not _writer_is_alive(key)])
 
     def _load(self, unit: Unit, sizes: dict[str, int]) -> bool:

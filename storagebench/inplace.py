@@ -26,6 +26,7 @@ from storagebench.protocols import Extent, ObjectInfo, Store, StoreSpec
 from storagebench.registry import open_format
 from storagebench.storage import open_spec, parse_url
 from storagebench.verify import checksums_in_one_pass
+from storagebench.workload import PAYLOAD_OF_FORMAT
 
 Progress = Callable[[int, int], None]
 NO_LABEL = -1
@@ -172,7 +173,7 @@ def _dataset(format_name: str, one_sample: bool, root: str, infos: list[ObjectIn
     exact = all(placed.exact for placed, _, _ in shards)
     return Dataset(
         format=format_name,
-        payload=_payload(format_name),
+        payload=PAYLOAD_OF_FORMAT.get(format_name, "bytes"),
         names=tuple(info.key for info in infos),
         shard_bytes=np.array([info.num_bytes for info in infos], np.int64),
         shard_crc32c=np.array([checksum for _, checksum, _ in shards], np.uint32),
@@ -189,13 +190,6 @@ def _dataset(format_name: str, one_sample: bool, root: str, infos: list[ObjectIn
         options={"ranges": True} if one_sample and bool((samples > 1).any()) else {},
         data_root=root,
     )
-
-
-def _payload(format_name: str) -> str:
-    from storagebench import workload
-
-    table: dict[str, str] = getattr(workload, "PAYLOAD_OF_FORMAT", {"jpeg": "jpeg"})
-    return table.get(format_name, "bytes")
 
 
 def _write(store: Store, dataset: Dataset) -> None:

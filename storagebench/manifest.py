@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from storagebench.errors import DatasetError
-from storagebench.protocols import Extent, Store
+from storagebench.protocols import DatasetIndexed, Extent, Format, ShardIndexed, Store
 from storagebench.registry import format_info
 
 MANIFEST_KEY = "manifest.json"
@@ -151,6 +152,21 @@ class Dataset:
     def with_shards(self, names: tuple[str, ...]) -> Dataset:
         """The same dataset with its shard names as another source (a listing) gives them."""
         return replace(self, names=names)
+
+
+def side_files(form: Format, dataset: Dataset) -> Iterator[tuple[str, bytes]]:
+    """(key, bytes) of the files that a format has beside its shards, for other readers; all of them follow from the manifest."""
+    if isinstance(form, ShardIndexed):
+        for shard, name in enumerate(dataset.names):
+            first, count = int(dataset.first_sample[shard]), int(dataset.shard_samples[shard])
+            yield side_key(form, name), form.shard_index(first, dataset.index[first : first + count])
+    if isinstance(form, DatasetIndexed):
+        yield form.dataset_index(dataset.names, dataset.shard_bytes.tolist(), dataset.shard_samples.tolist())
+
+
+def side_key(form: ShardIndexed, name: str) -> str:
+    """Where the index file of this shard lies."""
+    return name.rpartition(".")[0] + form.index_suffix
 
 
 def safe_key(name: object) -> str:

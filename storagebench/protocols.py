@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,6 +142,33 @@ class Format(Protocol):
 
         Raises DatasetError where the container is damaged. Never unpickles.
         """
+
+
+@runtime_checkable
+class ShardIndexed(Protocol):
+    """A format that has an index file beside each shard, for other readers: storagebench has the manifest. Pure."""
+
+    index_suffix: str
+
+    def shard_index(self, first_sample: int, rows: NDArray[Any]) -> bytes:
+        """The index file of a shard whose first sample this is; `rows` are those of the dataset's index (INDEX_DTYPE)."""
+
+
+@runtime_checkable
+class RowAddressed(Protocol):
+    """A format whose records have no bytes of their own in the shard; the index holds their numbers. Pure."""
+
+    def row_checksums(self, stored: memoryview, trusted: bool) -> NDArray[np.int64] | None:
+        """CRC32C of each record of a whole shard, -1 where one cannot be had, None where the shard cannot be read. `trusted`: the bytes are those that were
+        written. Raises DatasetError, for trusted bytes."""
+
+
+@runtime_checkable
+class DatasetIndexed(Protocol):
+    """A format that has one file that names all shards, for other readers. Pure."""
+
+    def dataset_index(self, names: Sequence[str], shard_bytes: Sequence[int], shard_samples: Sequence[int]) -> tuple[str, bytes]:
+        """Its key and its bytes; the arguments are the columns of the manifest."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,11 @@ from storagebench.protocols import Format, Loader
 API_VERSION = 1
 
 Unit = Literal["sample", "shard", "row_group"]
-_FILES = ("npz", "npy", "jpeg", "raw")
-_ALL_FORMATS = (*_FILES, "parquet", "webdataset")
+_FILES = ("npz", "npy", "jpeg", "png", "raw")
+# Many records to a shard, each at a known place.
+_PACKED = ("webdataset", "tfrecord", "indexed_binary", "csv", "hdf5", "mds")
+_AT_KNOWN_PLACES = (*_FILES, *_PACKED, "parquet")
+_ALL_FORMATS = (*_AT_KNOWN_PLACES, "tfrecord_zlib")
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,17 @@ FORMATS: dict[str, FormatInfo] = {
     "npy": FormatInfo("storagebench.datasets.npy:NpyFormat", (), True, "one NumPy array file a sample"),
     "raw": FormatInfo("storagebench.datasets.jpeg:RawFormat", (), True, "one plain file a sample, bytes as they are"),
     "jpeg": FormatInfo("storagebench.datasets.jpeg:JpegFormat", ("PIL",), True, "one JPEG file a sample"),
+    "png": FormatInfo("storagebench.datasets.png:PngFormat", ("PIL",), True, "one PNG file a sample"),
     "parquet": FormatInfo("storagebench.datasets.parquet:ParquetFormat", ("pyarrow",), False, "Parquet with a binary payload column, uncompressed"),
     "webdataset": FormatInfo("storagebench.datasets.webdataset:WebDatasetFormat", (), False, "tar shards as the webdataset library reads them"),
+    "tfrecord": FormatInfo("storagebench.datasets.tfrecord:TFRecordFormat", (), False, "framed tf.train.Example records, with DALI's index files"),
+    "tfrecord_zlib": FormatInfo("storagebench.datasets.tfrecord:TFRecordZlibFormat", (), False, "tfrecord, each file one zlib stream"),
+    "indexed_binary": FormatInfo(
+        "storagebench.datasets.indexed_binary:IndexedBinaryFormat", (), False, "Megatron's .bin with its .idx, a document a sample"
+    ),
+    "csv": FormatInfo("storagebench.datasets.textlines:CsvFormat", (), False, "text lines id,label,record"),
+    "hdf5": FormatInfo("storagebench.datasets.hdf5:Hdf5Format", ("h5py",), False, "HDF5 with a contiguous dataset a sample"),
+    "mds": FormatInfo("storagebench.datasets.mds:MdsFormat", (), False, "shards of Mosaic streaming, with their index.json"),
 }
 
 LOADERS: dict[str, LoaderInfo] = {
@@ -90,15 +102,15 @@ LOADERS: dict[str, LoaderInfo] = {
     "files": LoaderInfo(
         "storagebench.loaders.files:FilesLoader",
         ("torch",),
-        _FILES,
+        (*_FILES, *_PACKED),
         ("posix", "s3", "fsspec", "memory", "shaped"),
         "sample",
-        "torch DataLoader, map style, one file a sample, one read a file",
+        "torch DataLoader, map style, one read a sample",
         "processes",
         needs_torch=True,
         odirect=True,
         s3_client="s3fs",
-        why_formats="reads one file a sample",
+        why_formats="reads records at known places",
     ),
     "parquet": LoaderInfo(
         "storagebench.loaders.parquet:ParquetLoader",
@@ -125,6 +137,19 @@ LOADERS: dict[str, LoaderInfo] = {
         least_decode="parse",
         why_formats="reads tar shards",
     ),
+    "tfrecord": LoaderInfo(
+        "storagebench.loaders.tfrecord:TFRecordLoader",
+        ("torch",),
+        ("tfrecord", "tfrecord_zlib"),
+        ("posix", "s3", "fsspec", "memory"),
+        "shard",
+        "TFRecord shards in sequence and a shuffle buffer, in torch DataLoader workers, checksums compared",
+        "processes",
+        needs_torch=True,
+        own_io=True,
+        least_decode="parse",
+        why_formats="reads TFRecord shards",
+    ),
     "s3": LoaderInfo(
         "storagebench.loaders.s3:S3Loader",
         ("torch",),
@@ -140,7 +165,7 @@ LOADERS: dict[str, LoaderInfo] = {
     "direct": LoaderInfo(
         "storagebench.loaders.direct:DirectLoader",
         (),
-        (*_FILES, "webdataset", "parquet"),
+        _AT_KNOWN_PLACES,
         ("posix", "s3", "memory", "fsspec", "shaped"),
         "sample",
         "storagebench's own: many reads in flight into reused memory, O_DIRECT where nothing is cached, obstore on S3",

@@ -29,9 +29,9 @@ from storagebench import errors
 from storagebench.datasets.source import Source
 from storagebench.datasets.synthetic import RecordMaker, SyntheticSource
 from storagebench.errors import StorageBenchError, StorageError
-from storagebench.manifest import INDEX_DTYPE
+from storagebench.manifest import INDEX_DTYPE, side_key
 from storagebench.process import die_with_parent
-from storagebench.protocols import Format, Record, Sink, Store, StoreSpec
+from storagebench.protocols import Format, Record, ShardIndexed, Sink, Store, StoreSpec
 from storagebench.registry import open_format
 from storagebench.storage import open_spec
 from storagebench.workload import DatasetSpec
@@ -102,7 +102,7 @@ class ThreadMaker:
         self._stop = threading.Event()
 
     def make(self, name: str, first: int, count: int) -> Made:
-        return _write(self._store, self._form, self._options, name, self._source.records(first, count), count, self._stop)
+        return _write(self._store, self._form, self._options, name, first, self._source.records(first, count), count, self._stop)
 
     def stop(self) -> None:
         self._stop.set()
@@ -198,7 +198,8 @@ def main() -> None:
             lengths = np.frombuffer(base64.b64decode(task["lengths"]), np.int64)
             answer: dict[str, Any]
             try:
-                made = _write(store, form, job["options"], task["name"], maker.records(task["first"], lengths), len(lengths), stop)
+                records = maker.records(task["first"], lengths)
+                made = _write(store, form, job["options"], task["name"], task["first"], records, len(lengths), stop)
                 answer = {"bytes": made.num_bytes, "crc32c": made.crc32c, "rows": _packed(made.rows)}
             except StorageBenchError as error:
                 answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
@@ -214,12 +215,17 @@ def _packed(values: NDArray[Any]) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def _write(store: Store, form: Format, options: Mapping[str, Any], name: str, records: Iterable[Record], count: int, stop: threading.Event) -> Made:
+def _write(
+    store: Store, form: Format, options: Mapping[str, Any], name: str, first: int, records: Iterable[Record], count: int, stop: threading.Event
+) -> Made:
     rows = np.zeros(count, INDEX_DTYPE)
     with store.create(name) as sink:
         counting = _CountingSink(sink)
         offsets = form.write_shard(counting, _noted(records, rows, stop), options)
     rows["offset"] = offsets
+    if isinstance(form, ShardIndexed):
+        with store.create(side_key(form, name)) as sink:
+            sink.write(form.shard_index(first, rows))
     return Made(counting.num_bytes, counting.crc32c, rows)
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from storagebench.errors import DatasetError
 from storagebench.inorder import in_order
-from storagebench.manifest import INDEX_KEY, MANIFEST_KEY, Dataset
-from storagebench.protocols import Extent, Store
+from storagebench.manifest import INDEX_KEY, MANIFEST_KEY, Dataset, side_files
+from storagebench.protocols import Extent, RowAddressed, Store
+from storagebench.registry import open_format
 from storagebench.storage import data_store
 
 _PIECE_BYTES = 8 * 2**20
@@ -38,7 +39,7 @@ def verify(store: Store, dataset: Dataset, *, num_threads: int = 0, progress: Ca
     """Everything that differs from the manifest, in shard order, notes last; empty when all is well.
 
     Every shard is read once, with at most `num_threads` in flight (0: one per core); byte-addressed formats pass through a buffer of 8 MiB a thread,
-    Parquet takes a shard's bytes. `progress(done, total)` is called with samples, from the calling thread. StorageError where reading fails.
+    others take a shard's bytes. `progress(done, total)` is called with samples, from the calling thread. StorageError where reading fails.
     """
     with data_store(store, dataset) as data:
         return _verify(data, dataset, num_threads, progress)
@@ -57,7 +58,9 @@ def _verify(store: Store, dataset: Dataset, num_threads: int, progress: Callable
             progress(done, dataset.num_samples)
     if dataset.data_root:
         return problems  # what else lies there is not ours to judge
-    known = {MANIFEST_KEY, INDEX_KEY, *dataset.names}
+    sides = dict(side_files(open_format(dataset.format), dataset))
+    problems += _check_sides(store, sides, sizes)
+    known = {MANIFEST_KEY, INDEX_KEY, *dataset.names, *sides}
     extra = sorted(key for key in sizes if key not in known)
     return problems + [Problem(key, None, "is not listed in the manifest; nothing reads it", "note") for key in extra]
 
@@ -86,13 +89,25 @@ def checksums_in_one_pass(read: Callable[[int, int], memoryview], num_bytes: int
     return total, sums
 
 
+def _check_sides(store: Store, sides: dict[str, bytes], sizes: dict[str, int]) -> list[Problem]:
+    """The files that a format has beside its shards: what they hold follows from the manifest."""
+    problems = []
+    for key, expected in sides.items():
+        if key not in sizes:
+            problems.append(Problem(key, None, "is missing; other readers of this format need it"))
+        elif sizes[key] != len(expected) or bytes(store.read_all(key, len(expected))) != expected:
+            problems.append(Problem(key, None, "does not say what the manifest says; other readers of this format go by it"))
+    return problems
+
+
 class _Checker:
     """Checks single shards, from any thread."""
 
     def __init__(self, store: Store, dataset: Dataset, sizes: dict[str, int]) -> None:
         self._store, self._dataset, self._sizes = store, dataset, sizes
         self._buffers = threading.local()
-        self._rows = dataset.format == "parquet"
+        form = open_format(dataset.format)
+        self._rows = form if isinstance(form, RowAddressed) else None
 
     def check(self, shard: int) -> list[Problem]:
         """Problems of one shard: of the samples in it, and of the shard where no sample explains it."""
@@ -121,15 +136,12 @@ class _Checker:
 
     def _check_rows(self, name: str, num_bytes: int, rows: NDArray[Any], expected: int) -> tuple[int, list[int], str]:
         """The shard's checksum, the numbers of damaged rows, and what else is to be said."""
-        if not self._rows:
+        if self._rows is None:
             checksum, damaged = self._stream(name, num_bytes, rows)
             return checksum, damaged, ""
-        from storagebench.datasets.parquet import row_checksums, row_checksums_of_damaged
-
         stored = self._store.read([Extent(name, 0, num_bytes)])[0]
         checksum = crc32c(stored)
-        # A damaged Parquet file can crash its decoder or make it take any amount of memory: that is left to a process of its own.
-        found = row_checksums(stored) if checksum == expected else row_checksums_of_damaged(stored)
+        found = self._rows.row_checksums(stored, trusted=checksum == expected)
         if found is None or len(found) != len(rows):
             return checksum, [], ", and can no longer be decoded"
         return checksum, np.flatnonzero(found != rows["crc32c"].astype(np.int64)).tolist(), ""

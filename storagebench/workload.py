@@ -19,7 +19,10 @@ Sync = Literal["step", "epoch", "none"]
 Remainder = Literal["drop", "keep"]
 Listing = Literal["manifest", "list"]
 Verify = Literal["off", "sample", "full"]
-Payload = Literal["bytes", "jpeg"]
+Payload = Literal["bytes", "text", "jpeg", "png"]
+
+# Formats that hold records of one kind only.
+PAYLOAD_OF_FORMAT: dict[str, Payload] = {"jpeg": "jpeg", "png": "png", "csv": "text"}
 
 
 def _as_pydantic_error(parse: Any) -> Any:
@@ -47,8 +50,8 @@ class _Frozen(BaseModel):
 class DatasetSpec(_Frozen):
     """How the dataset looks: what `generate` makes and what MLPerf says of it."""
 
-    format: str = _option("npz", "--format", "container of the samples: npz, npy, jpeg, raw, parquet or webdataset")
-    payload: Payload = _option("bytes", "--payload", "what a record is: incompressible bytes, or a real JPEG image")
+    format: str = _option("npz", "--format", "container of the samples (see `storagebench list formats`)")
+    payload: Payload = _option("bytes", "--payload", "what a record is: incompressible bytes, printable text, or a real JPEG or PNG image")
     num_samples: int = _option(1000, "--num-samples", "samples in the dataset", ge=1, le=2**40)
     samples_per_shard: int = _option(
         1, "--samples-per-shard", "samples in one shard, for formats that hold several; there are at least min(num_samples, 64) shards", ge=1
@@ -149,8 +152,9 @@ class Workload(_Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Workload:
         data = self.dataset
-        if data.format == "jpeg" and data.payload != "jpeg":
-            raise ValueError("dataset.format jpeg needs dataset.payload jpeg, and got bytes")
+        needed = PAYLOAD_OF_FORMAT.get(data.format)
+        if needed is not None and data.payload != needed:
+            raise ValueError(f"dataset.format {data.format} needs dataset.payload {needed}, and got {data.payload}")
         if data.record_length_bytes_stdev > data.record_length_bytes:
             raise ValueError(
                 f"dataset.record_length_bytes_stdev is {data.record_length_bytes_stdev}, over record_length_bytes {data.record_length_bytes}"

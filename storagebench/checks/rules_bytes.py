@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from storagebench.checks.case import Case, Found
+from storagebench.registry import FORMATS
 from storagebench.units import format_bytes
 
 # Shares of the dataset that the page cache served (reference/measurement.md section 4).
@@ -116,7 +117,8 @@ def compressible_data(case: Case) -> Iterator[Found]:
 def ranges_not_native(case: Case) -> Iterator[Found]:
     """A server without native ranges is read another way, which is not what the client alone would give."""
     s, ranges = case.summary, case.run.get("ranges")
-    reads_ranges = s["format"] == "parquet" or (s["format"] == "webdataset" and s["loader"] == "direct")
+    form = FORMATS.get(s["format"])
+    reads_ranges = s["format"] == "parquet" or (form is not None and not form.one_sample_per_shard and s["loader"] in ("direct", "files"))
     if reads_ranges and case.reads_storage and ranges not in (None, "native"):
         yield Found(f"the S3 server does not answer range requests as such: {ranges}", "put a front before it that does")
 

@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from storagebench.commands.options import DATASET_OPTIONS, configured, data_dir_option, parse_storage_options, storage_options, workload_options
+from storagebench.commands.options import (
+    DATASET_OPTIONS,
+    configured,
+    data_dir_option,
+    parse_storage_options,
+    storage_options,
+    with_payload,
+    workload_options,
+)
 
 
 @click.command("generate")
@@ -39,7 +47,7 @@ def command(
     from storagebench.commands.progress import counting
     from storagebench.storage import open_store
 
-    chosen = configured(_with_payload(workload, values), values, settings, scale).workload
+    chosen = configured(workload, with_payload(values), settings, scale).workload
     store = open_store(data_dir, parse_storage_options(storage_option))
     try:
         with counting("generate") as progress:
@@ -47,10 +55,3 @@ def command(
     finally:
         store.close()
     click.echo(made(dataset, data_dir, as_json), nl=False)
-
-
-def _with_payload(workload: str, values: dict[str, Any]) -> str:
-    """`--format jpeg` alone means JPEG payload: there is no other."""
-    if values.get("opt_format") == "jpeg" and values.get("opt_payload") is None:
-        values["opt_payload"] = "jpeg"
-    return workload

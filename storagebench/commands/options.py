@@ -9,7 +9,7 @@ import click
 
 from storagebench.configfile import Configured, load_workload, parse_scalar
 from storagebench.errors import UsageError
-from storagebench.workload import option_fields
+from storagebench.workload import PAYLOAD_OF_FORMAT, option_fields
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -48,6 +48,12 @@ def workload_options(flags: tuple[str, ...]) -> Callable[[_Function], _Function]
         return function
 
     return decorate
+
+
+def with_payload(values: dict[str, Any]) -> dict[str, Any]:
+    """`--format jpeg` alone means JPEG payload: there is no other. So it is with the other formats of one kind of record."""
+    needed = PAYLOAD_OF_FORMAT.get(values.get("opt_format") or "")
+    return {**values, "opt_payload": needed} if needed and values.get("opt_payload") is None else values
 
 
 def configured(workload: str, values: Mapping[str, Any], settings: tuple[str, ...], scale: str | None = None) -> Configured:

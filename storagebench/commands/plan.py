@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from storagebench.commands.options import DATASET_OPTIONS, RUN_OPTIONS, configured, workload_options
+from storagebench.commands.options import DATASET_OPTIONS, RUN_OPTIONS, configured, with_payload, workload_options
 
 
 @click.command("plan")
@@ -21,9 +21,7 @@ def command(workload: str, settings: tuple[str, ...], scale: str | None, as_json
     from storagebench.plan import make_plan
     from storagebench.report.plan import plan_text
 
-    if values.get("opt_format") == "jpeg" and values.get("opt_payload") is None:
-        values["opt_payload"] = "jpeg"
-    chosen = configured(workload, values, settings, scale)
+    chosen = configured(workload, with_payload(values), settings, scale)
     plan = make_plan(chosen.workload, chosen.workload.run.num_accelerators)
     if as_json:
         click.echo(json.dumps({"plan": asdict(plan), "config": chosen.workload.model_dump(), "provenance": dict(chosen.provenance)}, indent=1))

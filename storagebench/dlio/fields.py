@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from storagebench.dlio.draft import Draft
-from storagebench.registry import format_info, formats, loaders
+from storagebench.registry import format_info, loaders
+from storagebench.workload import PAYLOAD_OF_FORMAT
 
 # DLIO's words. `hdf5_opt` has neither reader nor generator there; `synthetic` files hold their own number only.
 FORMATS = {
@@ -42,21 +43,13 @@ def container(draft: Draft) -> None:
         draft.name("dataset.format", "synthetic files hold only their own number, and nothing is read of them", "loader.name null reads nothing")
     if word == "mmap_indexed_binary":
         draft.name("dataset.format", "DLIO's mapped reader never touches the bytes; here they are read", "as of indexed_binary")
-    payload = payload_of(ours)
+    payload = PAYLOAD_OF_FORMAT.get(ours, "bytes")
     if payload != "bytes":
         draft.values["dataset.payload"], draft.origins["dataset.payload"] = payload, f"format {ours} holds {payload}"
     _samples(draft, ours)
     folders = draft.whole("dataset.num_subfolders_train", 0)
     if draft.has("dataset.num_subfolders_train"):  # DLIO makes none for 1
         draft.bounded("dataset.num_subfolders", folders if folders > 1 else 0, 0, 100_000, ["dataset.num_subfolders_train"], "as many subfolders")
-
-
-def payload_of(format_name: str) -> str:
-    """What the records of a format must be."""
-    from storagebench import workload
-
-    table: dict[str, str] = getattr(workload, "PAYLOAD_OF_FORMAT", {"jpeg": "jpeg"})
-    return table.get(format_name, "bytes")
 
 
 def _samples(draft: Draft, format_name: str) -> None:
@@ -66,7 +59,7 @@ def _samples(draft: Draft, format_name: str) -> None:
         if value < 1 and draft.has(key):
             raise draft.bad(key, "1 or more")
     draft.bounded("dataset.num_samples", files * per_file, 1, _MOST_SAMPLES, keys, f"{files} files x {per_file} samples")
-    single = format_name in formats() and format_info(format_name).one_sample_per_shard
+    single = format_info(format_name).one_sample_per_shard
     if single:
         draft.name(
             keys[1] if per_file > 1 else (), f"a file of format {format_name} holds one sample here", f"{files * per_file} files of one sample"

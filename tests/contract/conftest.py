@@ -30,7 +30,7 @@ from storagebench.manifest import Dataset
 from storagebench.protocols import Batch, LoaderRun, LoadJob, StoreSpec
 from storagebench.registry import LOADERS, LoaderInfo, formats, loader_info, open_loader
 from storagebench.storage import open_spec, parse_url
-from storagebench.workload import DatasetSpec, Workload
+from storagebench.workload import PAYLOAD_OF_FORMAT, DatasetSpec, Workload
 
 NUM_SAMPLES = 23
 SHARD_SIZES = (5, 4, 1, 7, 6)
@@ -59,6 +59,8 @@ class Cell:
 
 # `null` reads nothing and is left out.
 CELLS = [Cell(name, form, kind) for name, info in LOADERS.items() if name != "null" for form in info.formats for kind in info.stores]
+# Formats that `make test` has on every store.
+EVERYWHERE = ("npz", "npy", "jpeg", "raw", "parquet", "webdataset")
 CELLS_BY_NAME = {str(cell): cell for cell in CELLS}
 CELLS_OF = {
     "every": CELLS,
@@ -77,8 +79,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker("cells")
     if mark is not None:
         chosen = [cell for name in mark.args for cell in (CELLS_OF.get(name) or [CELLS_BY_NAME[name]])]
-        cases = [pytest.param(cell, id=str(cell), marks=[pytest.mark.s3] if cell.kind == "s3" else []) for cell in chosen]
+        cases = [pytest.param(cell, id=str(cell), marks=_marks(cell)) for cell in chosen]
         metafunc.parametrize("cell", cases)
+
+
+def _marks(cell: Cell) -> list[Any]:
+    """What a format changes shows on local files, and what a store changes with a few formats: the rest of the table is `.ci/run`'s."""
+    marks = [pytest.mark.s3] if cell.kind == "s3" else []
+    return marks if cell.kind == "posix" or cell.format in EVERYWHERE else [*marks, pytest.mark.catalogue]
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +101,7 @@ Get = Callable[[str, str], tuple[StoreSpec, Dataset]]
 
 
 def dataset_spec(format_name: str) -> DatasetSpec:
-    payload = "jpeg" if format_name == "jpeg" else "bytes"
+    payload = PAYLOAD_OF_FORMAT.get(format_name, "bytes")
     return DatasetSpec(
         format=format_name,
         payload=payload,

@@ -87,10 +87,15 @@ def test_a_flipped_bit_shows_in_the_checksum(cell: Any, job: LoadJob, records: A
     record = records(cell.format)[sample]
 
     def flip(data: bytes) -> bytes:
-        place = data.index(record[1000:1100]) + 50
+        place = len(data) // 2 if cell.format == "tfrecord_zlib" else data.index(record[1000:1100]) + 50
         return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
-    damaged, _ = tools.rewritten(job, tmp_path, flip)
+    damaged, name = tools.rewritten(job, tmp_path, flip)
+    if cell.loader == "tfrecord":  # whose frames have checksums of their own
+        with pytest.raises(DatasetError, match="TFRecord") as caught:
+            tools.run_all(cell.loader, damaged)
+        assert name in caught.value.message
+        return
     batches = tools.run_all(cell.loader, replace(damaged, decode="touch"))
     index = job.dataset.index["crc32c"]
     wrong = [int(bad) for batch in batches if batch.checksums is not None for bad in batch.sample_ids[batch.checksums != index[batch.sample_ids]]]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from storagebench.datasets.decode import IMAGE_PAYLOADS
 from storagebench.errors import UsageError
 from storagebench.protocols import DECODE_LEVELS, LoadJob
 from storagebench.registry import LOADERS, STORES, formats, loader_info, misfit
@@ -29,7 +30,7 @@ def test_decode_levels_and_checksums(cell: Any, job: LoadJob, records: Any, leve
         assert batch.checksums is not None and batch.checked is not None and batch.checked.all()
         assert batch.checksums.tolist() == job.dataset.index["crc32c"][batch.sample_ids].tolist()
     if effective == "full":
-        shape = (24, 24, 3) if cell.format == "jpeg" else (job.handover_bytes_per_sample,)
+        shape = (24, 24, 3) if job.dataset.payload in IMAGE_PAYLOADS else (job.handover_bytes_per_sample,)
         assert [value.shape for value in tools.views(batch)] == [shape] * batch.num_samples
     del batch
     run.close()

@@ -20,21 +20,25 @@ import pytest
 from storagebench import buildparts
 from storagebench.build import Problem, generate, verify
 from storagebench.buildparts import PARTS_FOLDER, SPEC_KEY, Layout
+from storagebench.datasets.decode import IMAGE_PAYLOADS
 from storagebench.datasets.payload import PayloadGenerator
 from storagebench.errors import DatasetError, StorageError, UsageError
-from storagebench.manifest import INDEX_KEY, MANIFEST_KEY, Dataset, load_dataset
+from storagebench.manifest import INDEX_KEY, MANIFEST_KEY, Dataset, load_dataset, side_files
 from storagebench.protocols import StoreSpec
-from storagebench.registry import FORMATS
+from storagebench.registry import FORMATS, open_format
 from storagebench.storage.posix import PosixStore
-from storagebench.workload import DatasetSpec, Workload
+from storagebench.workload import PAYLOAD_OF_FORMAT, DatasetSpec, Workload
 
 FORMAT_NAMES = sorted(FORMATS)
 
 
 def a_workload(**fields: Any) -> Workload:
     spec = {"num_samples": 130, "record_length_bytes": 2000, "record_length_bytes_stdev": 300, "samples_per_shard": 4, **fields}
-    if spec.get("format") == "jpeg":
-        spec |= {"payload": "jpeg", "record_length_bytes": 2500, "record_length_bytes_stdev": 0}
+    payload = PAYLOAD_OF_FORMAT.get(str(spec.get("format")), "bytes")
+    if payload in IMAGE_PAYLOADS:
+        spec |= {"record_length_bytes": 2500, "record_length_bytes_stdev": 0}
+    if payload != "bytes":
+        spec |= {"payload": payload}
     return Workload(name="tests", dataset=DatasetSpec.model_validate(spec))
 
 
@@ -89,14 +93,17 @@ def test_what_is_built_is_there_and_whole(tmp_path: Path, name: str) -> None:
     seen: list[tuple[int, int]] = []
     dataset = generate(a_workload(format=name), store, progress=lambda done, total: seen.append((done, total)))
     assert dataset.digest() == load_dataset(store).digest()
-    assert set(files_of(tmp_path)) == {MANIFEST_KEY, INDEX_KEY, *dataset.names}, "no sidecar and no temporary is left"
+    sides = dict(side_files(open_format(name), dataset))
+    assert set(files_of(tmp_path)) == {MANIFEST_KEY, INDEX_KEY, *dataset.names, *sides}, "no other file and no temporary is left"
     assert dataset.num_shards == (130 if FORMATS[name].one_sample_per_shard else 64), "at least min(n, 64) shards"
-    assert dataset.names[0] == "shards/000000" + Path(dataset.names[0]).suffix
+    assert dataset.names[0] == "shards/000000" + open_format(name).suffix
     assert seen[-1] == (130, 130) and seen == sorted(seen)
     assert verify(store, dataset) == []
     assert dataset.origin["seed"] == 42 and dataset.origin["workload"] == "tests" and dataset.origin["generator_version"] == 1
     assert ("pyarrow" in dataset.origin["encoder"]) == (name == "parquet")
-    assert ("pillow" in dataset.origin["encoder"]) == (name == "jpeg")
+    assert ("pillow" in dataset.origin["encoder"]) == (name in ("jpeg", "png"))
+    assert ("isal" in dataset.origin["encoder"]) == (name == "tfrecord_zlib")
+    assert ("h5py" in dataset.origin["encoder"]) == (name == "hdf5")
 
 
 # Of Parquet and JPEG the bytes depend on their encoders' versions.
@@ -189,7 +196,7 @@ def test_resume_gives_what_an_undisturbed_build_gives(tmp_path: Path, name: str)
 def finished_files(folder: Path) -> dict[str, tuple[int, int]]:
     """Stamps of the shards whose unit has its sidecar."""
     units = {int(path.stem) for path in folder.glob(f"{PARTS_FOLDER}/[0-9]*.json")}
-    return {name: stamp for name, stamp in stamps_of(folder).items() if int(Path(name).stem) // 5 in units}
+    return {name: stamp for name, stamp in stamps_of(folder).items() if int(Path(name).name.partition(".")[0]) // 5 in units}
 
 
 def interrupt(workload: Workload, folder: Path, budget: int = 120_000) -> None:
@@ -378,19 +385,19 @@ def errors(folder: Path, dataset: Dataset) -> list[Problem]:
 @pytest.mark.parametrize("name", FORMAT_NAMES)
 def test_a_flipped_byte_names_shard_and_sample(tmp_path: Path, name: str) -> None:
     dataset = generate(a_workload(format=name, num_samples=200, row_group_bytes=4000), a_store(tmp_path))
-    generator = PayloadGenerator(42)
+    compressed = name == "tfrecord_zlib"  # a record has no bytes of its own there
     for sample in (0, 77, 199):
         key = dataset.shard_of(sample)
         path = tmp_path / key
         record_bytes = int(dataset.index["record_bytes"][sample])
         if name == "parquet":
-            place = path.read_bytes().index(generator.payload(sample, record_bytes)) + record_bytes - 1
+            place = path.read_bytes().index(PayloadGenerator(42).payload(sample, record_bytes)) + record_bytes - 1
         else:
-            place = int(dataset.index["offset"][sample]) + record_bytes - 1
+            place = path.stat().st_size // 2 if compressed else int(dataset.index["offset"][sample]) + record_bytes - 1
         flip(path, place)
         found = errors(tmp_path, dataset)
-        assert [(problem.shard, problem.sample_id, problem.severity) for problem in found] == [(key, sample, "error")]
-        assert f"sample {sample}" in found[0].message
+        assert [(problem.shard, problem.sample_id, problem.severity) for problem in found] == [(key, None if compressed else sample, "error")]
+        assert ("can no longer be decoded" if compressed else f"sample {sample}") in found[0].message
         flip(path, place)
     assert errors(tmp_path, dataset) == []
 

@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storagebench.datasets.decode import decode_full
-from storagebench.datasets.image import MIN_JPEG_BYTES, _stretched, decode_jpeg, synthetic_jpeg
+from storagebench.datasets.image import MIN_JPEG_BYTES, _stretched, decode_image, synthetic_jpeg
 from storagebench.datasets.jpeg import JpegFormat, RawFormat, jpeg_size
 from storagebench.datasets.npy import NpyFormat
 from storagebench.datasets.npyheader import npy_data
 from storagebench.datasets.npz import NpzFormat, _Archive, _first_member
 from storagebench.datasets.parquet import ParquetFormat, row_checksums, row_checksums_of_damaged, row_group_records
 from storagebench.datasets.payload import PayloadGenerator
+from storagebench.datasets.png import synthetic_png
 from storagebench.datasets.webdataset import WebDatasetFormat, _header
 from storagebench.errors import DatasetError, UsageError
 from storagebench.protocols import Format, Record
@@ -51,6 +52,11 @@ def a_jpeg(num_bytes: int = 3000, sample_id: int = 1) -> bytes:
     return synthetic_jpeg(PayloadGenerator(42), sample_id, num_bytes)
 
 
+def an_image(name: str) -> bytes:
+    """A record that this format of one file a sample takes."""
+    return synthetic_png(PayloadGenerator(42), 1, 3000) if name == "png" else a_jpeg()
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_the_class_and_its_row_in_the_table_agree(name: str) -> None:
     form = open_format(name)
@@ -61,7 +67,7 @@ def test_the_class_and_its_row_in_the_table_agree(name: str) -> None:
 @pytest.mark.parametrize("name", SINGLE)
 def test_one_sample_formats_give_the_record_back_zero_copy(name: str) -> None:
     form = open_format(name)
-    payload = a_jpeg()
+    payload = an_image(name)
     data, (offset,) = write(form, [payload])
     assert data[offset : offset + len(payload)] == payload
     stored = memoryview(bytearray(data))
@@ -78,7 +84,7 @@ def test_one_sample_formats_take_exactly_one(name: str) -> None:
     with pytest.raises(ValueError, match="got none"):
         form.write_shard(io.BytesIO(), [], {})
     with pytest.raises(ValueError, match="got more"):
-        write(form, [a_jpeg(), a_jpeg()])
+        write(form, [an_image(name), an_image(name)])
 
 
 @settings(max_examples=40, deadline=None)
@@ -311,7 +317,7 @@ def test_a_damaged_container_raises_only_our_error(data: st.DataObject) -> None:
 def test_synthetic_jpegs_have_the_exact_length_and_are_images(num_bytes: int) -> None:
     jpeg = a_jpeg(num_bytes, sample_id=1234)
     assert len(jpeg) == num_bytes and jpeg == a_jpeg(num_bytes, sample_id=1234) != a_jpeg(num_bytes, sample_id=1235)
-    pixels = decode_jpeg(memoryview(jpeg), 0)
+    pixels = decode_image(memoryview(jpeg), 0)
     width, height = jpeg_size(memoryview(jpeg))
     assert pixels.shape == (height, width, 3) and pixels.dtype == np.uint8
     assert (1234).to_bytes(8, "little") in jpeg
@@ -394,21 +400,23 @@ def test_full_decode_hands_over_what_the_workload_says() -> None:
     for asked, shape in ((150_528, (224, 224, 3)), (3, (1, 1, 3)), (0, (height, width, 3)), (150_000, (height, width, 3))):
         value, handover = decode_full("jpeg", jpeg, asked)
         assert value.shape == shape and handover == shape[0] * shape[1] * 3
-    with pytest.raises(UsageError, match="'text'"):
-        decode_full("text", record, 0)
+    text, size = decode_full("text", record, 0)
+    assert text.tobytes() == bytes(record) and size == 200
+    with pytest.raises(UsageError, match="'sound'"):
+        decode_full("sound", record, 0)
 
 
 def test_a_broken_image_is_a_dataset_error() -> None:
     jpeg = a_jpeg(5000)
     for broken in (jpeg[:2500], jpeg[:20], b"GIF89a" + bytes(50)):
         with pytest.raises(DatasetError, match="does not decode"):
-            decode_jpeg(memoryview(broken), 150_528)
+            decode_image(memoryview(broken), 150_528)
 
 
 def test_resizing_by_draft_shows_the_same_image() -> None:
     from PIL import Image
 
     jpeg = a_jpeg(300_000)
-    whole = Image.fromarray(decode_jpeg(memoryview(jpeg), 0)).resize((64, 64), Image.Resampling.BOX)
-    fast = decode_jpeg(memoryview(jpeg), 3 * 64 * 64)
+    whole = Image.fromarray(decode_image(memoryview(jpeg), 0)).resize((64, 64), Image.Resampling.BOX)
+    fast = decode_image(memoryview(jpeg), 3 * 64 * 64)
     assert np.abs(np.asarray(whole).astype(int) - fast.astype(int)).mean() < 4

@@ -181,7 +181,7 @@ def test_what_is_absent_has_dlios_default_not_ours(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "ours", "payload"), [("npz", "npz", "bytes"), ("npy", "npy", "bytes"), ("hdf5", "hdf5", "bytes"), ("jpeg", "jpeg", "jpeg"),
+    ("word", "ours", "payload"), [("npz", "npz", "bytes"), ("npy", "npy", "bytes"), ("hdf5", "hdf5", "bytes"), ("jpeg", "jpeg", "jpeg"), ("png", "png", "png"), ("csv", "csv", "text"),
                                   ("indexed_binary", "indexed_binary", "bytes"), ("tfrecord", "tfrecord", "bytes"), ("parquet", "parquet", "bytes")]
 )  # fmt: skip
 def test_formats(write: Write, word: str, ours: str, payload: str) -> None:

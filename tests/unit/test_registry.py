@@ -76,9 +76,9 @@ def test_what_fits(loader: str, form: str, store: str, odirect: bool) -> None:
 @pytest.mark.parametrize(
     ("loader", "form", "store", "odirect", "why", "instead"),
     [
-        ("files", "parquet", "posix", False, "loader files reads one file a sample, and the dataset is parquet", "use --loader parquet"),
+        ("files", "parquet", "posix", False, "loader files reads records at known places, and the dataset is parquet", "use --loader parquet"),
         ("s3", "npz", "posix", False, "loader s3 works on s3 or shaped storage, and the dataset lies on posix", "use --loader files or direct"),
-        ("webdataset", "webdataset", "posix", True, "--cache direct needs O_DIRECT", "use --loader direct"),
+        ("webdataset", "webdataset", "posix", True, "--cache direct needs O_DIRECT", "use --loader files or direct"),
         ("files", "npz", "s3", True, "which loader files on s3 storage cannot do", "--cache cold"),
     ],
 )

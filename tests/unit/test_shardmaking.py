@@ -48,7 +48,7 @@ def a_store(folder: Path) -> PosixStore:
 def by_processes(monkeypatch: pytest.MonkeyPatch) -> list[ProcessMaker]:
     """However small the dataset is; the processes that were started beside this one."""
     monkeypatch.setattr(build, "_LEAST_BYTES", 0)
-    monkeypatch.setattr(build, "_LEAST_BYTES_JPEG", 0)
+    monkeypatch.setattr(build, "_LEAST_BYTES_IMAGES", 0)
     started: list[ProcessMaker] = []
 
     def start(*arguments: Any) -> ProcessMaker:
@@ -99,7 +99,7 @@ def test_processes_make_what_threads_make(tmp_path: Path, monkeypatch: pytest.Mo
     assert_none_lives(by_processes)
     assert seen[-1] == (made.num_samples, made.num_samples)
     monkeypatch.setattr(build, "_LEAST_BYTES", 10**12)
-    monkeypatch.setattr(build, "_LEAST_BYTES_JPEG", 10**12)
+    monkeypatch.setattr(build, "_LEAST_BYTES_IMAGES", 10**12)
     expected = generate(a_workload(**fields), a_store(tmp_path / "t"), num_threads=3)
     assert len(by_processes) == 2, "the second was made by threads"
     assert made.digest() == expected.digest()
