@@ -34,6 +34,8 @@ SUFFIXES = {
     "npz": (".npz",), "npy": (".npy",), "tfrecord": (".tfrecord", ".tfrecords"), "hdf5": (".hdf5", ".h5"), "jpeg": (".jpeg", ".jpg"), "png": (".png",),
     "csv": (".csv",), "indexed_binary": (".indexed_binary", ".mmap_indexed_binary"), "raw": ("",),
 }  # fmt: skip
+# What is read of other files: a shard's name and what is behind it.
+SIDE_FILES = {"indexed_binary": (".off.idx", ".sz.idx")}
 # What DLIO calls its files: prefix, number, number of files.
 _DLIO_NAME = re.compile(r".*_\d+_of_\d+\.[a-z0-9_]+")
 _PIECE_BYTES = 2**20
@@ -239,7 +241,7 @@ def _csv(reader: Reader) -> Placed:
 
 
 def _indexed_binary(reader: Reader) -> Placed:
-    offsets, lengths = (_numbers(reader, more) for more in (".off.idx", ".sz.idx"))
+    offsets, lengths = (_numbers(reader, more) for more in SIDE_FILES["indexed_binary"])
     if len(offsets) != len(lengths):
         raise DatasetError(f"has {len(offsets)} offsets and {len(lengths)} lengths beside it")
     laid = np.concatenate([[0], np.cumsum(lengths, dtype=np.uint64)[:-1]]).astype(np.uint64) if len(lengths) else lengths

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import storagebench
-from storagebench.datasets.foreign import SUFFIXES, Placed, place_samples
+from storagebench.datasets.foreign import SIDE_FILES, SUFFIXES, Placed, place_samples
 from storagebench.datasets.importers import list_files
 from storagebench.errors import DatasetError, UsageError
 from storagebench.inorder import in_order
@@ -211,8 +211,9 @@ def _write(store: Store, dataset: Dataset) -> None:
 
 
 def _notes(format_name: str, infos: list[ObjectInfo], chosen: list[ObjectInfo], placed: list[Placed]) -> Iterable[str]:
-    used = set(chosen)
-    over = [info.key for info in infos if info not in used]
+    used = {info.key for info in chosen}
+    beside = {key + more for key in used for more in SIDE_FILES.get(format_name, ())}
+    over = [info.key for info in infos if info.key not in used | beside]
     if over:
         shown = ", ".join(over[:_MOST_NAMED]) + (f" and {len(over) - _MOST_NAMED} more" if len(over) > _MOST_NAMED else "")
         yield f"{len(over)} files that are no {format_name} were passed over: {shown}"

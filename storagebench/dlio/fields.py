@@ -185,7 +185,7 @@ def _loader_of(word: str, format_name: str, reads_nothing: bool) -> tuple[str, s
     if word == "synthetic" or reads_nothing:
         return "null", "reads nothing"
     table = loaders()
-    wishes = {"pytorch": ("files", "parquet"), "tensorflow": ("tensorflow",), "dali": ("dali",), "native_dali": ("dali",)}.get(word, ())
+    wishes = {"pytorch": ("files", "parquet"), "tensorflow": ("tensorflow", "tfrecord"), "dali": ("dali",), "native_dali": ("dali",)}.get(word, ())
     for name in wishes:
         if name in table and format_name in table[name].formats:
             return name, "the same library" if name != "files" else "torch's DataLoader, as DLIO has it"
