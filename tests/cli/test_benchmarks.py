@@ -149,6 +149,61 @@ def test_direct_vs_dlio_wants_its_environment(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+_STAND_IN = """\
+import json, sys, yaml
+from pathlib import Path
+sys.path.append({writers!r})
+import dlio_writers
+options = dict(argument.split("=", 1) for argument in sys.argv[1:])
+asked = yaml.safe_load(Path(options["--config-dir"], "workload", options["workload"] + ".yaml").read_text())
+data, train = asked["dataset"], asked["train"]
+if asked["workflow"]["generate_data"]:
+    dlio_writers.FILES = data["num_files_train"]
+    dlio_writers.write(Path(data["data_folder"]), data["format"], data["num_samples_per_file"])
+else:
+    output, steps, seconds = Path(options["++hydra.run.dir"]), data["num_files_train"] // asked["reader"]["batch_size"], train["computation_time"]
+    output.mkdir()
+    stamps = {{"load": {{"block1": [0.0] * steps}}, "proc": {{"block1": [seconds] * steps}}, "compute": {{"block1": [seconds] * steps}}}}
+    (output / "summary.json").write_text(json.dumps({{"metric": {{"train_au_percentage": [100.0] * train["epochs"]}}}}))
+    (output / "0_output.json").write_text(json.dumps({{str(epoch + 1): stamps for epoch in range(train["epochs"])}}))
+"""
+
+
+def _dlio_environment(place: Path) -> tuple[Path, list[str]]:
+    """DLIO's environment where STORAGEBENCH_DLIO names it, else a stand-in that writes the same files; and the rows that can be run with it."""
+    rows = ["npz", "hdf5", "jpeg", "busy"]
+    if "STORAGEBENCH_DLIO" in os.environ:
+        return Path(os.environ["STORAGEBENCH_DLIO"]), ["tfrecord", *rows]
+    (place / "bin").mkdir(parents=True)
+    code = place / "stand_in.py"
+    code.write_text(_STAND_IN.format(writers=str(Path(__file__).parents[1] / "unit" / "data")))
+    for name, arguments in (("python", ""), ("dlio_benchmark", str(code))):
+        (place / "bin" / name).write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+        (place / "bin" / name).chmod(0o755)
+    return place, rows
+
+
+def test_dlio_in_place(tmp_path: Path) -> None:
+    venv, rows = _dlio_environment(tmp_path / "venv")
+    only = [word for row in rows for word in ("--only", row)]
+    lines = smoke("dlio_in_place.py", "--folder", str(tmp_path / "folder"), "--dlio", str(venv), *only).splitlines()
+    counts = [tuple(line.split()[-4:]) for line in lines if line.endswith(" bytes")]
+    assert len(counts) == 4 * (len(rows) - 1)
+    assert all(set(counts[first : first + 4]) == {counts[first]} for first in range(0, len(counts), 4)), lines
+    assert lines.count("  its folder is as it was") == len(rows) - 1
+    assert sum(line.lstrip().startswith(("DLIO  ", "ours  ")) and " AU " in line for line in lines) == 2
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_dlio_in_place_makes_its_environment(tmp_path: Path) -> None:
+    """Where there is none, dlio_env.sh is run; here without a python3 to make it with."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sh").symlink_to(shutil.which("sh") or "/bin/sh")
+    command = [sys.executable, str(FOLDER / "dlio_in_place.py"), "--small", "--folder", str(tmp_path / "f"), "--dlio", str(tmp_path / "none")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": str(tmp_path / "bin")})
+    assert result.returncode == 4 and "dlio_env.sh ended with" in result.stderr, result.stderr
+
+
 def test_read_ways(tmp_path: Path) -> None:
     lines = smoke("read_ways.py", "--folder", str(tmp_path)).splitlines()
     assert [line for line in lines if not line.startswith(" ")] == ["npz1x8 cold, O_DIRECT", "npz1x8 warm, checksummed"]
