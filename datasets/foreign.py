@@ -16,20 +16,19 @@ whose store that is, this room does not know. What DLIO writes (dlio_benchmark/d
 
 from __future__ import annotations
 
-import io
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
-from crc32c import crc32c
 
+from storagebench.datasets.foreignbytes import Place, Reader, Seekable, Window
+from storagebench.datasets.foreigntfrecord import frames
 from storagebench.datasets.npyheader import MAX_HEADER_BYTES, npy_layout
 from storagebench.errors import DatasetError
 
-Place = tuple[int, int]
 SUFFIXES = {
     "npz": (".npz",), "npy": (".npy",), "tfrecord": (".tfrecord", ".tfrecords"), "hdf5": (".hdf5", ".h5"), "jpeg": (".jpeg", ".jpg"), "png": (".png",),
     "csv": (".csv",), "indexed_binary": (".indexed_binary", ".mmap_indexed_binary"), "raw": ("",),
@@ -40,19 +39,6 @@ SIDE_FILES = {"indexed_binary": (".off.idx", ".sz.idx")}
 _DLIO_NAME = re.compile(r".*_\d+_of_\d+\.[a-z0-9_]+")
 _PIECE_BYTES = 2**20
 _HINT = "leave this file out of the folder, or take all files as they are with --format raw"
-
-
-class Reader(Protocol):
-    """Bytes of one file. `beside` gives a whole small file whose name is this one's with more behind it, None where there is none."""
-
-    name: str
-    num_bytes: int
-
-    def read(self, offset: int, length: int) -> memoryview:
-        """Exactly these bytes; they lie within the file."""
-
-    def beside(self, more: str) -> memoryview | None:
-        """A side file, whole."""
 
 
 class Placed(NamedTuple):
@@ -90,7 +76,7 @@ def _npy(reader: Reader) -> Placed:
 def _npz(reader: Reader) -> Placed:
     """The array x, stored (not compressed) as the first member."""
     try:
-        with zipfile.ZipFile(_Seekable(reader)) as archive:
+        with zipfile.ZipFile(Seekable(reader)) as archive:
             entry = archive.infolist()[0]
             labels = _rows_of_y(archive)
     except (zipfile.BadZipFile, IndexError, ValueError, NotImplementedError) as error:
@@ -130,7 +116,7 @@ def _hdf5(reader: Reader) -> Placed:
     import h5py
 
     try:
-        with h5py.File(_Seekable(reader), "r") as file:
+        with h5py.File(Seekable(reader), "r") as file:
             if not isinstance(file.get("records", getlink=True), h5py.HardLink) or not isinstance(file["records"], h5py.Dataset):
                 raise DatasetError("has no dataset `records`, which is DLIO's name for its samples")
             return Placed(_hdf5_places(file["records"]))
@@ -159,63 +145,6 @@ def _hdf5_places(records: Any) -> list[Place]:
     return [places[row] for row in range(count)]
 
 
-def _tfrecord(reader: Reader) -> Placed:
-    places, position, window = [], 0, _Window(reader)
-    while position < reader.num_bytes:
-        if position + 16 > reader.num_bytes:
-            raise DatasetError(f"ends within a frame at byte {position}")
-        length, checksum = struct.unpack("<QI", window.get(position, 12))
-        if _masked(crc32c(window.get(position, 8))) != checksum:
-            raise DatasetError(f"has no frame of TFRecord at byte {position}: it is damaged, compressed or of another format")
-        start, end = position + 12, position + 12 + length
-        if end + 4 > reader.num_bytes:
-            raise DatasetError(f"ends within a frame of {length} bytes at byte {position}")
-        places.append(_image_of_example(window, start, end) or (start, length))
-        position = end + 4
-    return Placed(places)
-
-
-def _masked(checksum: int) -> int:
-    """A checksum as TFRecord stores it: rotated and moved."""
-    return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _image_of_example(window: _Window, start: int, end: int) -> Place | None:
-    """Where the one value of the feature `image` lies in an Example (Example.features.feature[]: a map of name to Feature.bytes_list.value[])."""
-    found: list[Place] = []
-    try:
-        for _, features_at, features_end in _fields(window, start, end):
-            for _, entry_at, entry_end in _fields(window, features_at, features_end):
-                entry = {number: (low, high) for number, low, high in _fields(window, entry_at, entry_end)}
-                key_at, key_end = entry.get(1, (0, 0))
-                if key_end - key_at == 5 and bytes(window.get(key_at, 5)) == b"image" and 2 in entry:
-                    for kind, low, high in _fields(window, *entry[2]):
-                        found += [(at, stop - at) for _, at, stop in _fields(window, low, high)] if kind == 1 else []
-    except ValueError:
-        return None
-    return found[0] if len(found) == 1 and found[0][1] else None
-
-
-def _fields(window: _Window, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(number, start, end) of the fields of a protocol buffer that all have a length. Raises ValueError for any other."""
-    while position < end:
-        tag, position = _varint(window, position, end)
-        length, position = _varint(window, position, end)
-        if tag & 7 != 2 or position + length > end:
-            raise ValueError("a field of another kind, or one that runs over the end")
-        yield tag >> 3, position, position + length
-        position += length
-
-
-def _varint(window: _Window, position: int, end: int) -> tuple[int, int]:
-    value = 0
-    for number, byte in enumerate(bytes(window.get(position, min(10, end - position)))):
-        value |= (byte & 0x7F) << (7 * number)
-        if byte < 0x80:
-            return value, position + number + 1
-    raise ValueError("a number that does not end")
-
-
 def _csv(reader: Reader) -> Placed:
     if reader.num_bytes >= 2 and bytes(reader.read(0, 2)) == b"\x1f\x8b":
         raise DatasetError("is compressed (gzip): its lines have no bytes of their own in the file")
@@ -228,7 +157,7 @@ def _csv(reader: Reader) -> Placed:
     if reader.num_bytes and (not lines or lines[-1] != reader.num_bytes - 1):
         lines.append(reader.num_bytes)  # a last line without its end
     starts = [0, *(end + 1 for end in lines[:-1])]
-    window = _Window(reader)
+    window = Window(reader)
     # pandas: a header of column numbers behind an empty name, and in each line the row's number before its values.
     numbered = bool(lines) and bytes(window.get(0, 1)) == b","
     places = []
@@ -261,50 +190,6 @@ def _numbers(reader: Reader, more: str) -> Any:
 
 
 _PLACERS: dict[str, Callable[[Reader], Placed]] = {
-    "npz": _npz, "npy": _npy, "hdf5": _hdf5, "tfrecord": _tfrecord, "csv": _csv, "indexed_binary": _indexed_binary, "jpeg": _whole, "png": _whole,
+    "npz": _npz, "npy": _npy, "hdf5": _hdf5, "tfrecord": lambda reader: Placed(frames(reader)), "csv": _csv, "indexed_binary": _indexed_binary, "jpeg": _whole, "png": _whole,
     "raw": _whole,
 }  # fmt: skip
-
-
-class _Window:
-    """Small reads out of larger pieces."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader, self._start, self._data = reader, 0, memoryview(b"")
-
-    def get(self, offset: int, length: int) -> memoryview:
-        low = offset - self._start
-        if low < 0 or low + length > len(self._data):
-            self._start, low = offset, 0
-            self._data = self._reader.read(offset, min(max(length, 4096), self._reader.num_bytes - offset))
-        return self._data[low : low + length]
-
-
-class _Seekable(io.RawIOBase):
-    """A reader as a file object, for libraries that want one; they cannot write through it."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader, self._position = reader, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._reader.num_bytes}[whence]
-        if base + offset < 0:
-            raise ValueError(f"a place before the file's beginning ({base + offset})")
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, target: Any) -> int:
-        length = max(0, min(len(target), self._reader.num_bytes - self._position))
-        if length:
-            target[:length] = self._reader.read(self._position, length)
-        self._position += length
-        return length

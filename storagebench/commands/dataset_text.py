@@ -19,6 +19,7 @@ def facts(dataset: Dataset, url: str) -> dict[str, object]:
         "record_bytes": dataset.record_bytes,
         "stored_bytes": dataset.stored_bytes,
         "digest": dataset.digest(),
+        **({"data_root": dataset.data_root} if dataset.data_root else {}),
     }
 
 
@@ -26,7 +27,8 @@ def made(dataset: Dataset, url: str, as_json: bool) -> str:
     """The result of making a dataset, as text or JSON."""
     if as_json:
         return json.dumps(facts(dataset, url), indent=1) + "\n"
+    where = f" in place at {dataset.data_root}" if dataset.data_root else ""
     return (
-        f"{url}: {dataset.num_samples} samples of {dataset.payload} in {dataset.num_shards} {dataset.format} shards, "
+        f"{url}: {dataset.num_samples} samples of {dataset.payload} in {dataset.num_shards} {dataset.format} shards{where}, "
         f"{format_bytes(dataset.record_bytes)} of records, {format_bytes(dataset.stored_bytes)} stored\ndigest {dataset.digest()}\n"
     )

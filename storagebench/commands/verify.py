@@ -11,6 +11,8 @@ from storagebench.commands.options import data_dir_option, parse_storage_options
 from storagebench.errors import EXIT_DATASET, EXIT_OK
 
 _SHOWN = 20
+_HINT = "remove the dataset's folder yourself (storagebench deletes no dataset), then generate or import it again"
+_HINT_IN_PLACE = "the files are not storagebench's: have their maker write them again; if they are meant to be so, import them in place anew"
 
 
 @click.command("verify")
@@ -43,5 +45,5 @@ def command(data_dir: str, storage_option: tuple[str, ...], num_threads: int, as
     if len(problems) > _SHOWN:
         click.echo(f"note: {len(problems) - _SHOWN} more; see them with --json", err=True)
     if errors:
-        click.echo("hint: remove the dataset's folder yourself (storagebench deletes no dataset), then generate or import it again", err=True)
+        click.echo(f"hint: {_HINT_IN_PLACE if dataset.data_root else _HINT}", err=True)
     return EXIT_DATASET if errors else EXIT_OK

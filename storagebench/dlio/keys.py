@@ -132,7 +132,13 @@ KEYS: dict[str, Key] = {
     "reader.file_shuffle": CARRIED,
     "reader.sample_shuffle": CARRIED,
     "reader.shuffle_size": CARRIED,
-    "reader.seed": STRAY,
+    **dict.fromkeys(
+        (
+            "reader.seed", "reader.shuffle", "reader.storage_library", "reader.storage_root", "reader.storage_options.*", "reader.data_loader_root",
+            "reader.endpoint_uris", "reader.load_balance_strategy", "reader.checkpoint_folder", "generator.num_workers", "generator.buffer_size",
+        ),
+        STRAY,
+    ),
     "reader.read_type": Key(
         "nothing is kept in a worker over epochs", "--cache warm reads from the page cache", "every epoch reads its samples", ("on_demand",)
     ),

@@ -58,7 +58,7 @@ def _sentence(fate: Fate, prefix: str = "line ") -> str:
 
 def _masked(fate: Fate) -> Any:
     leaf = fate.key.rpartition(".")[2].lower()
-    return "***" if fate.key.startswith(("storage.", "workload.storage.")) and any(word in leaf for word in _SECRETS) else fate.value
+    return "***" if ".storage_options." in f".{fate.key}" and any(word in leaf for word in _SECRETS) else fate.value
 
 
 def _one_line(text: str) -> str:

@@ -222,6 +222,20 @@ output: {metric: {exclude_start_steps: 3, exclude_end_steps: 0}}
         assert "AKIA" not in text
 
 
+def test_keys_that_stand_in_their_files_and_that_nothing_reads(write: Write) -> None:
+    text = "reader: {shuffle: true, endpoint_uris: [a], storage_options: {secret_access_key: hidden}}\ngenerator: {num_workers: 3}\ntrain: {total_eval_steps: 1}\n"
+    conversion = convert(write(text))
+    named = [fate.key for fate in conversion.of("not carried")]
+    assert named == [
+        "reader.shuffle",
+        "reader.endpoint_uris",
+        "reader.storage_options.secret_access_key",
+        "generator.num_workers",
+        "train.total_eval_steps",
+    ]
+    assert "hidden" not in yaml_text(conversion) + report_text(conversion)
+
+
 def test_dimensions_give_the_length_and_the_length_is_then_named(write: Write) -> None:
     conversion = convert(write("dataset: {record_dims: [10, 20], record_element_type: float32, record_length_bytes: 5}"))
     assert conversion.workload.dataset.record_length_bytes == 800

@@ -300,6 +300,28 @@ def test_objects_in_place(tmp_path: Path) -> None:
         import_in_place(f"{name}/theirs", open_store(str(tmp_path / "x")))
 
 
+@pytest.mark.s3
+def test_s3_in_place(s3_environment: dict[str, str], tmp_path: Path) -> None:
+    """Ranges of their objects, and no object beside them."""
+    source, place = (open_store(f"s3://bench/{tmp_path.name}/{name}", s3_environment) for name in ("theirs", "ours"))
+    records = theirs.npy(tmp_path / "img_0_of_1.npy", 1, 4)
+    with source.create("train/img_0_of_1.npy") as sink:
+        sink.write((tmp_path / "img_0_of_1.npy").read_bytes())
+    dataset = import_in_place(source.url, place).dataset
+    assert dataset.record_bytes == sum(map(len, records))
+    assert verify(place, load_dataset(place)) == []
+    job = LoadJob(data_spec(place.spec, dataset), dataset, 0, 1, 4, keep_remainder=True, decode="parse", shuffle=False)
+    run = open_loader("direct").open(job)
+    run.start(0)
+    batch = run.next()
+    assert batch is not None and [bytes(one) for part in batch.data for one in part] == records
+    run.drain()
+    run.close()
+    assert [info.key for info in source.list()] == ["train/img_0_of_1.npy"]
+    source.close()
+    place.close()
+
+
 def test_a_manifest_that_names_another_kind_of_storage_is_refused(tmp_path: Path) -> None:
     theirs.write(tmp_path / "theirs", "npy", 1)
     dataset = imported(tmp_path / "theirs", tmp_path / "ours").dataset
@@ -315,6 +337,7 @@ def test_the_verbs_import_verify_run_and_probe(cli_here: Callable[..., Any], tmp
     place = str(tmp_path / "ours")
     made = cli_here("import", str(tmp_path / "theirs"), "--in-place", "--data-dir", place, "--json")
     assert json.loads(made.stdout)["num_samples"] == theirs.FILES, made.stderr
+    assert json.loads(made.stdout)["data_root"] == str(tmp_path / "theirs")
     assert cli_here("verify", "--data-dir", place).returncode == 0
     done = cli_here(
         *(
@@ -358,3 +381,7 @@ def test_the_verbs_import_verify_run_and_probe(cli_here: Callable[..., Any], tmp
     for wrong in (("--column", "x"), ("--format", "parquet"), ("--samples-per-shard", "3")):
         assert cli_here("import", str(tmp_path / "theirs"), "--in-place", "--data-dir", str(tmp_path / "no"), *wrong).returncode == 2
     assert tree(tmp_path / "theirs") == before
+    os.truncate(tmp_path / "theirs" / "train" / "img_1_of_3.npz", 100)
+    damaged = cli_here("verify", "--data-dir", place)
+    assert (damaged.returncode, "truncated" in damaged.stderr, "remove" in damaged.stderr) == (3, True, False)
+    assert cli_here("run", "quick", "--data-dir", place, "--compute-time", "1ms", "--results-dir", str(tmp_path / "runs")).returncode == 3
