@@ -2,7 +2,7 @@
 
 The release 2.0.0 of DLIO generates npz, tfrecord, hdf5 and jpeg data sets (rows of these names). What they hold is counted by the libraries that they are
 for (numpy, TensorFlow, h5py and Pillow, in DLIO's environment), then they are imported with `import --in-place` and read by the loaders `files` and `direct`,
-every checksum compared. Their folders are compared before and after: nothing in them may change.
+every checksum compared (tfrecord by the loader of that name, too). Their folders are compared before and after: nothing in them may change.
 
 The rows `busy` and `starved` run DLIO and ours in turn on the npz of one more data set: the same batch, compute time, readers (2) and epochs of 100 steps
 and more, warm. AU is DLIO's of 2.0.0 on both sides: (steps - 1) x the configured compute time over the time from the end of an epoch's first step to the end of its
@@ -282,7 +282,7 @@ def counted(cell: Cell, dlio: Dlio, place: Path) -> Counted:
     written, before = dlio.count(cell, train), state(folder)
     made = in_place(train, manifest)
     found = {"manifest": (made["num_samples"], made["record_bytes"])}
-    for name in LOADERS:
+    for name in (*LOADERS, *(("tfrecord",) if cell.form == "tfrecord" else ())):
         summary = run_ours(
             str(manifest), ["--loader", name, "--decode", "parse", "--verify", "full", "--batch-size", "4", "--num-workers", str(READERS)]
         ).summary

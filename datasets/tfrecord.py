@@ -22,6 +22,8 @@ from storagebench.protocols import Record, Sink
 
 _FRAME = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
+# What stands before a frame's data, and around it.
+FRAME_HEAD_BYTES, FRAME_BYTES = _FRAME.size, _FRAME.size + _CHECKSUM.size
 _MASK_DELTA = 0xA282EAD8
 _HINT = "run `storagebench verify`, then generate or import the dataset again"
 # Field number and wire type in one byte: 1 and 3 with a length before the value, 2 too.

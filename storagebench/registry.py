@@ -45,6 +45,7 @@ class LoaderInfo:
 
     `least_decode` is the level below which the library cannot stop. `s3_client` is the client it uses on S3 when the user names none.
     `shares_process`: several of it may run side by side in one process (threads at most, no state of the process changed, LoadJob.counts_process kept).
+    `whole_files_in_place`: it reads whole files, and those that others made too (`import --in-place`); who reads sample by sample can anyway.
     """
 
     entry: str
@@ -63,6 +64,7 @@ class LoaderInfo:
     why_formats: str = ""
     units: Mapping[str, Unit] = field(default_factory=dict)
     shares_process: bool = False
+    whole_files_in_place: bool = False
     api: int = API_VERSION
 
     def unit_of(self, format_name: str) -> Unit:
@@ -149,6 +151,7 @@ LOADERS: dict[str, LoaderInfo] = {
         own_io=True,
         least_decode="parse",
         why_formats="reads TFRecord shards",
+        whole_files_in_place=True,
     ),
     "s3": LoaderInfo(
         "storagebench.loaders.s3:S3Loader",

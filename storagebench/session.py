@@ -163,7 +163,7 @@ def _with_depth(configured: Configured, spec: StoreSpec, dataset: Dataset) -> Co
 
 def _misfit_in_place(info: LoaderInfo, dataset: Dataset) -> UsageError | None:
     """Loaders that read whole files go by the fields that storagebench writes; those of others are read by the places of their samples."""
-    if not dataset.data_root or info.unit_of(dataset.format) == "sample":
+    if not dataset.data_root or info.whole_files_in_place or info.unit_of(dataset.format) == "sample":
         return None
     return UsageError(
         "a dataset in place is read sample by sample, and this loader reads whole files as storagebench writes them", "use --loader direct or files"

@@ -188,8 +188,8 @@ def test_dlio_in_place(tmp_path: Path) -> None:
     only = [word for row in rows for word in ("--only", row)]
     lines = smoke("dlio_in_place.py", "--folder", str(tmp_path / "folder"), "--dlio", str(venv), *only).splitlines()
     counts = [tuple(line.split()[-4:]) for line in lines if line.endswith(" bytes")]
-    assert len(counts) == 4 * (len(rows) - 1)
-    assert all(set(counts[first : first + 4]) == {counts[first]} for first in range(0, len(counts), 4)), lines
+    assert len(counts) == 4 * (len(rows) - 1) + ("tfrecord" in rows)
+    assert not any("DIFFERS" in line or "CHANGED" in line for line in lines), lines
     assert lines.count("  its folder is as it was") == len(rows) - 1
     assert sum(line.lstrip().startswith(("DLIO  ", "ours  ")) and " AU " in line for line in lines) == 2
     assert list((tmp_path / "folder").iterdir()) == []

@@ -89,8 +89,8 @@ def test_every_format_in_place(form: str, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "ours"))
     assert load_dataset(store).digest() == dataset.digest()
     assert verify(store, load_dataset(store)) == []
-    for loader in ("files", "direct"):
-        for decode in ("none", "touch", "parse"):
+    for loader in ("files", "direct", *(("tfrecord",) if form == "tfrecord" else ())):
+        for decode in ("none", "touch", "parse") if loader != "tfrecord" else ("parse",):
             found, record_bytes = delivered(tmp_path / "ours", dataset, loader, decode)
             assert [found[number] for number in range(len(records))] == records, (loader, decode)
             assert record_bytes == dataset.record_bytes
@@ -273,6 +273,19 @@ def test_tfrecord_frames_of_others_are_whole_records_and_damage_is_seen(tmp_path
     file.write_bytes(b"\x00" + data[1:])
     with pytest.raises(DatasetError, match="no frame of TFRecord at byte 0"):
         imported(tmp_path / "theirs", tmp_path / "again", format="tfrecord")
+
+
+def test_a_tfrecord_file_that_changed_is_seen_by_the_loader_of_whole_files(tmp_path: Path) -> None:
+    theirs.write(tmp_path / "theirs", "tfrecord", 2)
+    dataset = imported(tmp_path / "theirs", tmp_path / "ours").dataset
+    file = tmp_path / "theirs" / dataset.names[0]
+    data = file.read_bytes()
+    file.write_bytes(data + data)
+    with pytest.raises(DatasetError, match="more than the 2 frames"):
+        delivered(tmp_path / "ours", dataset, "tfrecord", "parse")
+    theirs.tfrecord(file, 1, 1)
+    with pytest.raises(DatasetError):
+        delivered(tmp_path / "ours", dataset, "tfrecord", "parse")
 
 
 def test_the_manifest_never_lies_among_their_files(tmp_path: Path) -> None:
