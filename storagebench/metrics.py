@@ -42,6 +42,7 @@ def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace]) -> S
         "failure": ends[0].get("failure") if ends else None,
         "workload": config["name"],
         "accelerator": run["accelerator"],
+        "profile": config["train"].get("profile") if config["run"].get("compute_time_s") is None else None,
         "compute_time_s": plan["compute_time_s"],
         "au_threshold": config["train"]["au_threshold"],
         "loader": config["loader"]["name"],

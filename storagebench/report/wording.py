@@ -130,10 +130,12 @@ def by_decode(summaries: Sequence[Summary]) -> list[tuple[str, list[int]]]:
 
 
 def accelerators(summary: Summary) -> str:
-    """`2 x h100 with 20 ms of compute a step`."""
+    """`2 x h100 (mlperf-storage) with 20 ms of compute a step`: whose step time it is stands beside it."""
     name, compute = summary["accelerator"], format_seconds(summary["compute_time_s"])
     if name.endswith(" s a step"):  # no accelerator was named, only its compute time
         name = "emulated accelerator" + ("s" if summary["world_size"] > 1 else "")
+    elif summary["profile"]:
+        name += f" ({summary['profile']})"
     return f"{summary['world_size']} x {name} with {compute} of compute a step"
 
 

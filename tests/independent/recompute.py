@@ -75,6 +75,7 @@ def _asked(run: Row, figures: list[RankFigures], hosts: list[list[Row]]) -> Row:
         "failure": finals[0].get("failure") if finals else None,
         "workload": config["name"],
         "accelerator": run["accelerator"],
+        "profile": None if config["run"].get("compute_time_s") is not None else config["train"].get("profile"),
         "compute_time_s": plan["compute_time_s"],
         "au_threshold": config["train"]["au_threshold"],
         "loader": config["loader"]["name"],
