@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from storagebench.checks.case import Case
-from storagebench.ranks import RankEpoch
 
 _EXCLUDED_START_STEPS = 1
 _E2_STEPS_OFF = 2  # of all of a block's steps, the excluded one among them
@@ -26,28 +25,41 @@ class EditionFigures(NamedTuple):
     samples_per_s: float
 
 
+class EpochFigures(NamedTuple):
+    """The same of one epoch (from 0): AU as means over ranks, the rate as their sum."""
+
+    epoch: int
+    nominal: float
+    measured: float
+    samples_per_s: float
+
+
 def edition_figures(case: Case, engine: Literal["E2", "E3"]) -> EditionFigures | None:
     """None where a rank's epoch has no second step, or there are no ranks."""
+    rows = epoch_figures(case, engine)
+    if not rows:
+        return None
+    return EditionFigures(*(sum(column) / len(rows) for column in list(zip(*rows, strict=True))[1:]))
+
+
+def epoch_figures(case: Case, engine: Literal["E2", "E3"]) -> list[EpochFigures]:
+    """Each epoch's figures, in order; empty where a rank's epoch has no second step."""
+    of_ranks: dict[int, list[tuple[float, float, float]]] = {}
     compute_ns = case.run["plan"]["compute_time_s"] * 1e9
     batch_size = case.run["config"]["train"]["batch_size"]
-    nominal: list[float] = []
-    measured: list[float] = []
-    rates: dict[int, float] = {}
     for rank in case.ranks:
         ends = {record["epoch"]: record["end_ns"] for record in rank.of_kind("epoch_end")}
         for each in rank.epochs:
-            length_ns = _length_ns(each, ends.get(each.epoch, each.end_ns))
+            length_ns = 0 if each.first_end_ns is None else ends.get(each.epoch, each.end_ns) - each.first_end_ns
             if each.work_steps <= _EXCLUDED_START_STEPS or length_ns <= 0:
-                return None
+                return []
             in_window = each.work_steps - _EXCLUDED_START_STEPS
-            nominal.append(in_window * compute_ns / length_ns)
-            measured.append(each.later_compute_ns / length_ns)
             counted = each.work_steps - _E2_STEPS_OFF if engine == "E2" else in_window
-            rates[each.epoch] = rates.get(each.epoch, 0.0) + counted * batch_size / (length_ns / 1e9)
-    if not nominal:
-        return None
-    return EditionFigures(sum(nominal) / len(nominal), sum(measured) / len(measured), sum(rates.values()) / len(rates))
+            row = (in_window * compute_ns / length_ns, each.later_compute_ns / length_ns, counted * batch_size / (length_ns / 1e9))
+            of_ranks.setdefault(each.epoch, []).append(row)
+    return [_over_ranks(epoch, rows) for epoch, rows in sorted(of_ranks.items())]
 
 
-def _length_ns(each: RankEpoch, loop_end_ns: int) -> int:
-    return 0 if each.first_end_ns is None else loop_end_ns - each.first_end_ns
+def _over_ranks(epoch: int, rows: list[tuple[float, float, float]]) -> EpochFigures:
+    nominal, measured, rate = (sum(column) for column in zip(*rows, strict=True))
+    return EpochFigures(epoch, nominal / len(rows), measured / len(rows), rate)

@@ -14,25 +14,25 @@ from storagebench.checks.mlperf_tables import Edition
 from storagebench.units import format_seconds
 
 
-class _Span(NamedTuple):
+class Span(NamedTuple):
     """When a run began and ended, ns of wall time."""
 
     begin_ns: int
     end_ns: int
 
 
-def _span(case: Case) -> _Span:
+def span_of(case: Case) -> Span:
     """From the start of the command to its ranks' last step (null ones too), on the clock of the host that started it."""
     created = case.run["created"]
     to_wall_ns = created["wall_ns"] - created["monotonic_ns"]
     here = [rank for rank in case.ranks if rank.host == case.run["host"].get("host")] or list(case.ranks)
     last_ns = max((rank.last_ns for rank in here if rank.last_ns is not None), default=created["monotonic_ns"])
-    return _Span(case.run["command_start_ns"] + to_wall_ns, last_ns + to_wall_ns)
+    return Span(case.run["command_start_ns"] + to_wall_ns, last_ns + to_wall_ns)
 
 
 def in_order(cases: Sequence[Case]) -> list[Case]:
     """By their start."""
-    return sorted(cases, key=lambda case: _span(case).begin_ns)
+    return sorted(cases, key=lambda case: span_of(case).begin_ns)
 
 
 def counted_runs(cases: Sequence[Case], edition: Edition) -> list[Case]:
@@ -96,7 +96,7 @@ def consecutive(ground: Ground) -> Check:
 
     def check(cases: Sequence[Case]) -> Iterator[Found]:
         for first, second in pairwise(in_order(cases)):
-            one, other = _span(first), _span(second)
+            one, other = span_of(first), span_of(second)
             gap_ns, shorter_ns = other.begin_ns - one.end_ns, min(one.end_ns - one.begin_ns, other.end_ns - other.begin_ns)
             names = f"runs {first.run['run_id']} and {second.run['run_id']}"
             if gap_ns < 0:

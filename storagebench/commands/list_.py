@@ -34,6 +34,7 @@ def _workloads() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
+                "status": "here",
                 "format": data.format,
                 "num_samples": data.num_samples,
                 "record_length_bytes": data.record_length_bytes,
@@ -42,7 +43,18 @@ def _workloads() -> list[dict[str, Any]]:
                 "about": workload.description,
             }
         )
-    return rows
+    return rows + _not_yet(names=[row["name"] for row in rows])
+
+
+def _not_yet(names: list[str]) -> list[dict[str, Any]]:
+    """What MLPerf Storage has and this version does not run."""
+    from storagebench.checks.not_yet import NOT_YET
+
+    return [
+        {"name": row.name, "status": "not yet", "source": f"MLPerf Storage {', '.join(row.editions)}", "about": row.about}
+        for row in NOT_YET
+        if row.name not in names
+    ]
 
 
 def _installed(needs: tuple[str, ...]) -> str:
