@@ -31,7 +31,9 @@ def write_folder(folder: Path, files: Mapping[str, bytes | Path]) -> None:
         _sync_folder(folder.parent)
     except OSError as error:
         _remove(made)
-        raise StorageError(f"cannot write {error.filename or folder}: {error.strerror}", "choose a folder on a disk with space, and write access") from None
+        raise StorageError(
+            f"cannot write {error.filename or folder}: {error.strerror}", "choose a folder on a disk with space, and write access"
+        ) from None
     except BaseException:
         _remove(made)
         raise

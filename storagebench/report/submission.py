@@ -92,7 +92,9 @@ def _refuse_unknown(case: Case, ground: Ground) -> None:
         raise UsageError(f"run {case.run['run_id']} is of workload {name}, and {ground.edition.name} has {', '.join(known)}", "give other --rules")
     if accelerator not in known[name].accelerators:
         able = ", ".join(known[name].accelerators)
-        raise UsageError(f"run {case.run['run_id']} has accelerator {accelerator!r}, and {name} of {ground.edition.name} has {able}", "give other --rules")
+        raise UsageError(
+            f"run {case.run['run_id']} has accelerator {accelerator!r}, and {name} of {ground.edition.name} has {able}", "give other --rules"
+        )
 
 
 def _run_files(submission: Submission, case: Case, run_dir: Path) -> Files:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 Write = Callable[..., list[str]]
+# The clock of the made-up runs says 14:13:20 UTC 2.4 s before the first epoch; two epochs of 1.62 s with 0.15 s between end at 14:13:25.8.
 LEAF = "closed/A-Corp/results/fast-4000/training/unet3d/run"
 LAYOUT = """\
 MISSING.txt
@@ -23,12 +24,12 @@ README.md
 SHA256SUMS
 closed/A-Corp/results/fast-4000/training/unet3d/datagen/storagebench_dataset.json
 closed/A-Corp/results/fast-4000/training/unet3d/datasize/storagebench_datasize.json
-closed/A-Corp/results/fast-4000/training/unet3d/run/20260921_141244/storagebench/run.json
-closed/A-Corp/results/fast-4000/training/unet3d/run/20260921_141244/storagebench/summary.json
-closed/A-Corp/results/fast-4000/training/unet3d/run/20260921_141244/storagebench/trace/host-00000.jsonl
-closed/A-Corp/results/fast-4000/training/unet3d/run/20260921_141244/storagebench/trace/rank-00000.jsonl
-closed/A-Corp/results/fast-4000/training/unet3d/run/20260921_141244/storagebench_0_per_epoch_stats.json
-closed/A-Corp/results/fast-4000/training/unet3d/run/20260921_141244/storagebench_summary.json
+closed/A-Corp/results/fast-4000/training/unet3d/run/20260921_141325/storagebench/run.json
+closed/A-Corp/results/fast-4000/training/unet3d/run/20260921_141325/storagebench/summary.json
+closed/A-Corp/results/fast-4000/training/unet3d/run/20260921_141325/storagebench/trace/host-00000.jsonl
+closed/A-Corp/results/fast-4000/training/unet3d/run/20260921_141325/storagebench/trace/rank-00000.jsonl
+closed/A-Corp/results/fast-4000/training/unet3d/run/20260921_141325/storagebench_0_per_epoch_stats.json
+closed/A-Corp/results/fast-4000/training/unet3d/run/20260921_141325/storagebench_summary.json
 """
 MISSING = """\
 What this folder lacks of a submission by the rules mlperf-storage-v3.0-closed. It is no submission as it is.
@@ -76,7 +77,7 @@ def test_the_layout_of_v3(runs: Write, cli: Any, tmp_path: Path) -> None:
     assert f"wrote {folder}: no submission as it is, MISSING.txt says what it lacks\n" in result.stderr
     found = files_of(folder)
     assert "\n".join(found).startswith(LAYOUT)
-    assert found[-3:] == [f"{LEAF}/20260921_141344/storagebench_summary.json", f"{LEAF}/storagebench_results.json",
+    assert found[-3:] == [f"{LEAF}/20260921_141425/storagebench_summary.json", f"{LEAF}/storagebench_results.json",
                           "closed/A-Corp/systems/fast-4000.yaml"]  # fmt: skip
     missing = (folder / "MISSING.txt").read_text()
     assert missing.startswith(MISSING)
@@ -97,13 +98,14 @@ def test_what_is_in_the_files(runs: Write, cli_here: Any, tmp_path: Path) -> Non
     folder.mkdir()
     before = {path: (Path(path) / "run.json").read_bytes() for path in paths}
     assert cli_here("report", *paths, "--submission", str(folder), "--rules", "mlperf-storage-v3.0-closed").returncode == 0
-    leaf = folder / "closed/ORG/results/node-1/training/unet3d/run/20260921_141244"
+    leaf = folder / "closed/ORG/results/node-1/training/unet3d/run/20260921_141325"
     summary = json.loads((leaf / "storagebench_summary.json").read_text())
     window_s = (9 * 162.02 + 0.02) / 1e3
     assert summary["metric"]["train_au_percentage"] == pytest.approx([100 * 9 * 0.162 / window_s] * 2)
     assert summary["metric"]["train_throughput_mean_samples_per_second"] == pytest.approx(9 * 7 / window_s)
     assert summary["metric"]["train_io_mean_MB_per_second"] == pytest.approx(9 * 7 / window_s * 146_600_628 / 2**20)
-    assert (summary["made_by"].split(",")[0], summary["metric"]["train_au_meet_expectation"]) == ("made by storagebench out of its own trace; not a file of the engine of the round", "success")  # fmt: skip
+    assert "not a file of the engine" in summary["made_by"]
+    assert summary["metric"]["train_au_meet_expectation"] == "success"
     stats = json.loads((leaf / "storagebench_0_per_epoch_stats.json").read_text())
     assert (list(stats), stats["1"]["duration"], stats["2"]["steps"]) == (["made_by", "1", "2"], "1.62", 10)
     results = json.loads((leaf.parent / "storagebench_results.json").read_text())
