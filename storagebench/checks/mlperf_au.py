@@ -18,7 +18,7 @@ _E2_STEPS_OFF = 2  # of all of a block's steps, the excluded one among them
 
 class EditionFigures(NamedTuple):
     """`nominal`: AU with the configured compute time (R2 section 4, R3 3.3.2); `measured`: AU as the engine prints it, with the time that compute took.
-    Both are means over epochs and ranks. `samples_per_s`: summed over ranks, mean over epochs."""
+    Both are 0..1, means over epochs and ranks. `samples_per_s`: summed over ranks, mean over epochs."""
 
     nominal: float
     measured: float
@@ -55,7 +55,9 @@ def epoch_figures(case: Case, engine: Literal["E2", "E3"]) -> list[EpochFigures]
                 return []
             in_window = each.work_steps - _EXCLUDED_START_STEPS
             counted = each.work_steps - _E2_STEPS_OFF if engine == "E2" else in_window
-            row = (in_window * compute_ns / length_ns, each.later_compute_ns / length_ns, counted * batch_size / (length_ns / 1e9))
+            # Both ends of the window are wake-ups, and a late one lies in its own compute and in the next: jitter can bring a ratio a little over 1.
+            nominal, measured = (min(1.0, part_ns / length_ns) for part_ns in (in_window * compute_ns, each.later_compute_ns))
+            row = (nominal, measured, counted * batch_size / (length_ns / 1e9))
             of_ranks.setdefault(each.epoch, []).append(row)
     return [_over_ranks(epoch, rows) for epoch, rows in sorted(of_ranks.items())]
 

@@ -45,10 +45,11 @@ def number_of_runs(ground: Ground) -> Check:
     """The five test runs of v2.0, whose warm-up run is not given; the six of v3.0, the first of which is the warm-up run."""
     wanted = ground.edition.num_runs
     what = "the warm-up run and 5 more" if ground.edition.with_warm_up else f"{wanted}"
+    give = f"give {wanted} runs, all of them" if ground.edition.with_warm_up else f"give the {wanted} test runs, all of them, without the warm-up run"
 
     def check(cases: Sequence[Case]) -> Iterator[Found]:
         if len(cases) != wanted:
-            yield Found(f"{len(cases)} run{'s' if len(cases) > 1 else ''} given, and a result is {what}", f"give {wanted} runs, all of them")
+            yield Found(f"{len(cases)} run{'s' if len(cases) > 1 else ''} given, and a result is {what}", give)
 
     return check
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from storagebench.checks.case import WARNING, Case, Found
 from storagebench.checks.mlperf import MLPERF_SETS, find_ground, set_name
+from storagebench.checks.mlperf_au import EditionFigures, edition_figures
 from storagebench.checks.mlperf_tables import EDITIONS
 from storagebench.checks.setrules import SetRule, no_errors, of_severity, same_conditions
 from storagebench.errors import UsageError, did_you_mean
@@ -52,3 +53,11 @@ def find_rule_set(name: str) -> tuple[SetRule, ...]:
     if known not in RULE_SETS:
         raise UsageError(f"unknown rule set {name!r}", did_you_mean(name, list(RULE_SETS)))
     return RULE_SETS[known]
+
+
+def figures_of_rules(name: str, cases: Sequence[Case]) -> dict[str, EditionFigures | None] | None:
+    """AU and rate of each run, by its id, in the window of these rules; None where the rules have no window of their own."""
+    if name not in MLPERF_SETS:
+        return None
+    engine = find_ground(name).edition.engine
+    return {str(case.run["run_id"]): edition_figures(case, engine) for case in cases}

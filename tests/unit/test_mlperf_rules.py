@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,6 +18,7 @@ from storagebench.checks.mlperf_au import edition_figures
 from storagebench.checks.not_yet import NOT_YET
 from storagebench.checks.setrules import SetRule, judge_rules
 from storagebench.errors import UsageError
+from storagebench.host import facts
 from storagebench.ranks import Ranks
 
 Runs = list[dict[str, Any]]
@@ -298,6 +300,21 @@ def test_the_warm_up_run_of_v3_may_be_slow_and_is_the_first_by_time(traces: dict
     rules = MLPERF_SETS["mlperf-storage-v3.0-closed"]
     assert failed(rules, given[::-1]) == set()
     assert failed(rules, one_after_another([*given[1:], given[0]])) == {"au_threshold"}
+
+
+def test_an_unknown_accelerator_does_not_excuse_a_small_dataset(traces: dict[str, Traces]) -> None:
+    runs = good_runs("v2.0", traces["v2.0"])
+    config("run", accelerator="v100")(runs)
+    dataset(num_samples=3499, num_shards=3499)(runs)
+    assert failed(MLPERF_SETS["mlperf-storage-v2.0-closed"], cases(runs, traces["v2.0"].steady)) == {"workload_values", "dataset_size"}
+
+
+def test_a_run_records_where_its_results_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for a folder that does not exist yet, and for a path from where one is."""
+    monkeypatch.chdir(tmp_path)
+    found = facts(None, Path("results/run"))
+    assert found["data_filesystem"] is None
+    assert found["results_filesystem"] == facts(tmp_path)["data_filesystem"] is not None
 
 
 def test_objects_lie_on_no_file_system(traces: dict[str, Traces]) -> None:
