@@ -41,6 +41,7 @@ def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace]) -> S
         "exit_code": ends[0]["exit_code"] if ends else None,
         "failure": ends[0].get("failure") if ends else None,
         "workload": config["name"],
+        "measures": config.get("measures", "steady state"),
         "accelerator": run["accelerator"],
         "profile": config["train"].get("profile") if config["run"].get("compute_time_s") is None else None,
         "compute_time_s": plan["compute_time_s"],

@@ -64,9 +64,14 @@ def _not_yet() -> list[dict[str, Any]]:
 
 def _in_short(row: dict[str, Any]) -> dict[str, Any]:
     """A workload's row as a terminal has room for it."""
-    demand = [f"{one['name']} {one['demand_mb_per_s']:.3g}" for one in row["accelerators"] if one["profile"] == row["accelerators"][0]["profile"]]
-    kept = {name: row[name] for name in ("name", "format", "dataset_gb", "measures")}
+    known = row.get("accelerators", [])
+    demand = [f"{one['name']} {_rounded(one['demand_mb_per_s'])}" for one in known if one["profile"] == known[0]["profile"]]
+    kept = {name: row.get(name) for name in ("name", "status", "format", "dataset_gb", "measures")}
     return {**kept, "demand_mb_per_s": demand, "about": row["about"]}
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _installed(needs: tuple[str, ...]) -> str:

@@ -74,6 +74,7 @@ def _asked(run: Row, figures: list[RankFigures], hosts: list[list[Row]]) -> Row:
         "status": "failed" if broke else "complete" if whole and ended else "incomplete",
         "failure": finals[0].get("failure") if finals else None,
         "workload": config["name"],
+        "measures": config.get("measures", "steady state"),
         "accelerator": run["accelerator"],
         "profile": None if config["run"].get("compute_time_s") is not None else config["train"].get("profile"),
         "compute_time_s": plan["compute_time_s"],
