@@ -1,11 +1,14 @@
 """YAML plus overrides into a `Workload`, with the provenance of every value. Unknown, repeated and mistyped keys are errors, all told at once.
 
+A file may hold, beside the workload's own keys, what is different with one profile or accelerator: `profiles: {NAME: {...}}` and `accelerators: {NAME: {...}}`
+(also within a profile), each with keys of the workload. The chosen ones are laid over the rest in this order, and options over all of them.
+
 Only PyYAML's safe loader is used, on at most 1 MiB, without aliases, merge keys or repeated keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,12 @@ import yaml
 from pydantic import ValidationError
 
 from storagebench.errors import UsageError, did_you_mean
-from storagebench.workload import SECTIONS, Workload
+from storagebench.workload import SECTIONS, TrainSpec, Workload
 
 MAX_CONFIG_BYTES = 2**20
 _MAX_DEPTH = 50
 CONFIG_DIR = Path(__file__).parent / "configs"
+_PROFILES, _ACCELERATORS = "profiles", "accelerators"
 Path_ = tuple[str, ...]
 
 
@@ -41,8 +45,8 @@ def load_workload(name: str, overrides: Sequence[tuple[str, Any, str]] = ()) -> 
     Raises UsageError that lists every unknown or bad key at once, with file and line.
     """
     path = _find(name)
-    values, lines = read_yaml(path, _unknown_key)
-    provenance = {".".join(key): f"{path.name}:{line}" for key, line in lines.items()}
+    document, lines = read_yaml(path, _unknown_key_in_layer)
+    values, provenance = _layered(document, lines, path.name, overrides)
     problems: list[str] = []
     for key, value, origin in overrides:
         parts = tuple(key.split("."))
@@ -60,6 +64,71 @@ def load_workload(name: str, overrides: Sequence[tuple[str, Any, str]] = ()) -> 
     if problems or workload is None:
         raise UsageError("; ".join(problems), "see `storagebench plan --help` for the options, or mend the file")
     return Configured(workload, provenance)
+
+
+def variants(name: str) -> list[Workload]:
+    """The workload with each of its profiles and accelerators, the file's own profile first; where it names no accelerator, once."""
+    path = _find(name)
+    found = []
+    for profile in profiles_of(read_yaml(path, _unknown_key_in_layer)[0]):
+        asked = [("train.profile", profile, "variants")]
+        for accelerator in load_workload(name, asked).workload.train.compute_time_s or [""]:
+            found.append(load_workload(name, [*asked, ("run.accelerator", accelerator, "variants")]).workload)
+    return found
+
+
+def profiles_of(document: Mapping[str, Any]) -> list[str]:
+    """Names of a file's profiles, its own first."""
+    default = TrainSpec.model_fields["profile"].default
+    train = document.get("train")
+    own = str(train.get("profile", default) if isinstance(train, dict) else default)
+    return [own, *(name for name in _mapping(document, _PROFILES) if name != own)]
+
+
+def _mapping(values: Any, key: str) -> dict[str, Any]:
+    """The mapping under that key, empty where it is missing. Raises UsageError where it is something else."""
+    found = values.get(key, {}) if isinstance(values, dict) else {}
+    if not isinstance(found, dict):
+        raise UsageError(f"key {key!r} holds {str(found)[:80]!r}, and a mapping belongs there", "mend the file")
+    return found
+
+
+def _layered(
+    document: dict[str, Any], lines: dict[Path_, int], file: str, overrides: Sequence[tuple[str, Any, str]]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The workload's own keys with the chosen layers on top, and where each value stands. Raises UsageError for a profile that the file does not have."""
+    asked = {key: value for key, value, _ in overrides}
+    known = profiles_of(document)
+    profile = asked.get("train.profile", known[0])
+    if profile not in known:
+        raise UsageError(f"workload {file} has no profile {profile!r}", f"it has {', '.join(known)}")
+    run = document.get("run")
+    own_accelerator = run.get("accelerator", "") if isinstance(run, dict) else ""
+    accelerator = str(asked.get("run.accelerator", own_accelerator)).partition(":")[0]
+    values: dict[str, Any] = {}
+    provenance: dict[str, str] = {}
+    own = (_PROFILES, profile)
+    for prefix in ((), (_ACCELERATORS, accelerator), own, (*own, _ACCELERATORS, accelerator)):
+        layer = document
+        for part in prefix:
+            layer = _mapping(layer, part)
+        for key, value in _leaves(layer):
+            _put(values, key, value)
+            line = lines.get((*prefix, *key))
+            if line is not None:
+                provenance[".".join(key)] = f"{file}:{line}"
+    if profile != known[0]:
+        _put(values, ("train", "profile"), profile)
+    return values, provenance
+
+
+def _leaves(layer: Mapping[str, Any]) -> Iterator[tuple[Path_, Any]]:
+    """(key path, value) of a layer, without the layers in it. Below a section's field all is one value."""
+    for key, value in layer.items():
+        if key in SECTIONS and isinstance(value, dict):
+            yield from (((key, name), item) for name, item in value.items())
+        elif key not in (_PROFILES, _ACCELERATORS):
+            yield (key,), value
 
 
 def changed(configured: Configured, settings: Mapping[str, Any], origin: str) -> Configured:
@@ -164,6 +233,19 @@ class _Reader:
             if not isinstance(value_node, yaml.MappingNode):
                 self.lines[path] = key_node.start_mark.line + 1
         return result
+
+
+def _without_layers(parts: Path_) -> Path_:
+    """The key path within the layer that it stands in; empty for the name of a layer, or of a group of them."""
+    for group in (_PROFILES, _ACCELERATORS):
+        if parts and parts[0] == group:
+            parts = parts[2:]
+    return parts
+
+
+def _unknown_key_in_layer(parts: Path_) -> str:
+    inner = _without_layers(parts)
+    return _unknown_key(inner) if inner else ""
 
 
 def _unknown_key(parts: Path_) -> str:

@@ -47,8 +47,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def facts(data_path: Path | None) -> dict[str, Any]:
-    """Hardware, kernel, and the file system under the dataset (None where it is not local)."""
+def facts(data_path: Path | None, results_path: Path | None = None) -> dict[str, Any]:
+    """Hardware, kernel, and the file systems under the dataset (None where it is not local) and under the results (where they are given)."""
     return {
         "host": socket.gethostname(),
         "boot_id": boot_id(),
@@ -58,6 +58,7 @@ def facts(data_path: Path | None) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "load_average": os.getloadavg()[0],
         "data_filesystem": _filesystem(data_path) if data_path else None,
+        "results_filesystem": _filesystem(results_path) if results_path else None,
     }
 
 
@@ -72,7 +73,7 @@ def _cpu_model() -> str:
 
 
 def _filesystem(path: Path) -> dict[str, Any] | None:
-    existing = path
+    existing = path.resolve()
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     best = None

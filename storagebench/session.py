@@ -135,7 +135,7 @@ def prepare(request: Request) -> Path:
             "listing": listing,
             "plan": as_plain(plan),
             "ceiling": ceiling,
-            "host": host.facts(Path(spec.root) if spec.kind == "posix" else None),
+            "host": host.facts(Path(spec.root) if spec.kind == "posix" else None, run_dir),
             "versions": host.versions(),
         },
     )

@@ -20,6 +20,7 @@ Remainder = Literal["drop", "keep"]
 Listing = Literal["manifest", "list"]
 Verify = Literal["off", "sample", "full"]
 Payload = Literal["bytes", "text", "jpeg", "png"]
+Measures = Literal["steady state", "cold load"]
 
 # Formats that hold records of one kind only.
 PAYLOAD_OF_FORMAT: dict[str, Payload] = {"jpeg": "jpeg", "png": "png", "csv": "text"}
@@ -86,6 +87,15 @@ class LoaderSpec(_Frozen):
     shuffle_buffer: int = _option(1000, "--shuffle-buffer", "samples in the shuffle buffer of loaders that read shards in sequence", ge=1)
 
 
+class Target(_Frozen):
+    """A published quality that ends a training, and the fewest and most epochs that it took in that round's submissions (of MiniGo: iterations of
+    self-play; null where none is published)."""
+
+    metric: str
+    value: float
+    epochs: tuple[int, int] | None = None
+
+
 class TrainSpec(_Frozen):
     """What the accelerator does with a batch."""
 
@@ -93,7 +103,8 @@ class TrainSpec(_Frozen):
     epochs: int = _option(1, "--epochs", "passes over the dataset", ge=1, le=100_000)
     compute_time_s: dict[str, Seconds] = Field(default_factory=dict, description="seconds of compute per step, by accelerator")
     au_threshold: float = _option(0.9, "--au-threshold", "accelerator utilisation that counts as kept busy", ge=0.0, le=1.0)
-    profile: str = Field("mlperf-storage", description="whose compute times these are")
+    profile: str = _option("mlperf-storage", "--profile", "whose compute times and batches these are, where a workload has several")
+    targets: dict[str, Target] = Field(default_factory=dict, description="quality target by edition of the MLPerf Training rules")
 
     @field_validator("compute_time_s")
     @classmethod
@@ -144,6 +155,7 @@ class Workload(_Frozen):
     name: str
     description: str = ""
     source: str = ""
+    measures: Measures = Field("steady state", description="what of the storage this workload needs: every epoch, or once and fast")
     dataset: DatasetSpec = DatasetSpec()
     loader: LoaderSpec = LoaderSpec()
     train: TrainSpec = TrainSpec()

@@ -1,6 +1,6 @@
 """What a rule of a rule set is: named, over one or several runs, judged to a verdict; and the rules that several sets share.
 
-A rule without a function is one that is not written: it says so, and a set that has one never passes.
+A rule without a function cannot be judged of a saved run: it says why, and a set that has one never passes.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from typing import Any, Literal
 from storagebench.checks.case import ERROR, Case, Found
 from storagebench.checks.findings import find
 
-Status = Literal["passed", "failed", "not_written"]
+Status = Literal["passed", "failed", "not_judged"]
 SetCheck = Callable[[Sequence[Case]], Iterator[Found]]
 
 
 @dataclass(frozen=True)
 class SetRule:
-    """One rule: `about` says what it asks for, with its source; `check` yields each violation, and None means that the rule is not written."""
+    """One rule: `about` says what it asks for, with its source; `check` yields each violation, and None means that it is not judged, for the reason
+    that `why` gives."""
 
     name: str
     about: str
     check: SetCheck | None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,12 @@ class Verdict:
     status: Status
     about: str
     failures: tuple[Found, ...] = field(default=())
+    why: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        return {"rule": self.rule, "status": self.status, "about": self.about, "failures": [failure._asdict() for failure in self.failures]}
+        """`why` is there where the rule is not judged."""
+        head = {"rule": self.rule, "status": self.status, "about": self.about, "failures": [failure._asdict() for failure in self.failures]}
+        return {**head, "why": self.why} if self.status == "not_judged" else head
 
 
 def judge_rules(rules: Sequence[SetRule], cases: Sequence[Case]) -> list[Verdict]:
@@ -43,7 +48,7 @@ def judge_rules(rules: Sequence[SetRule], cases: Sequence[Case]) -> list[Verdict
     verdicts = []
     for rule in rules:
         if rule.check is None:
-            verdicts.append(Verdict(rule.name, "not_written", rule.about))
+            verdicts.append(Verdict(rule.name, "not_judged", rule.about, why=rule.why))
         else:
             failures = tuple(rule.check(cases))
             verdicts.append(Verdict(rule.name, "failed" if failures else "passed", rule.about, failures))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from storagebench.workload import Workload
 
 TOPICS = ("workloads", "loaders", "formats", "storage", "accelerators")
 
@@ -21,28 +24,54 @@ def command(topic: str | None, as_json: bool) -> None:
         return
     from storagebench.report.listing import listing_text
 
+    if "workloads" in rows:
+        rows["workloads"] = [_in_short(row) for row in rows["workloads"]]
+
     click.echo(listing_text(rows), nl=False)
 
 
 def _workloads() -> list[dict[str, Any]]:
-    from storagebench.configfile import known_workloads, load_workload
+    from storagebench.configfile import known_workloads, variants
 
     rows = []
     for name in known_workloads():
-        workload = load_workload(name).workload
-        data = workload.dataset
+        each = variants(name)
+        workload, data = each[0], each[0].dataset
         rows.append(
             {
                 "name": name,
+                "status": "here",
                 "format": data.format,
                 "num_samples": data.num_samples,
                 "record_length_bytes": data.record_length_bytes,
-                "batch_size": workload.train.batch_size,
+                "dataset_gb": data.num_samples * data.record_length_bytes / 1e9,
+                "measures": workload.measures,
+                "targets": [f"{edition} {target.metric} {target.value:g}" for edition, target in workload.train.targets.items()],
+                "accelerators": [_demand(one) for one in each if one.run.accelerator],
                 "source": workload.source,
                 "about": workload.description,
             }
         )
-    return rows
+    return rows + _not_yet()
+
+
+def _not_yet() -> list[dict[str, Any]]:
+    """What MLPerf Storage has and this version does not run."""
+    from storagebench.checks.not_yet import NOT_YET
+
+    return [{"name": row.name, "status": "not yet", "source": f"MLPerf Storage {', '.join(row.editions)}", "about": row.about} for row in NOT_YET]
+
+
+def _in_short(row: dict[str, Any]) -> dict[str, Any]:
+    """A workload's row as a terminal has room for it."""
+    known = row.get("accelerators", [])
+    demand = [f"{one['name']} {_rounded(one['demand_mb_per_s'])}" for one in known if one["profile"] == known[0]["profile"]]
+    kept = {name: row.get(name) for name in ("name", "status", "format", "dataset_gb", "measures")}
+    return {**kept, "demand_mb_per_s": demand, "about": row["about"]}
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _installed(needs: tuple[str, ...]) -> str:
@@ -114,24 +143,25 @@ def _storage() -> list[dict[str, Any]]:
 
 
 def _accelerators() -> list[dict[str, Any]]:
-    from storagebench.configfile import known_workloads, load_workload
+    from storagebench.configfile import known_workloads, variants
 
-    rows = []
-    for name in known_workloads():
-        workload = load_workload(name).workload
-        for accelerator, seconds in workload.train.compute_time_s.items():
-            per_s = workload.train.batch_size / seconds if seconds else None
-            rows.append(
-                {
-                    "name": accelerator,
-                    "workload": name,
-                    "compute_time_s": seconds,
-                    "samples_per_s": per_s,
-                    "demand_mb_per_s": None if per_s is None else per_s * workload.dataset.record_length_bytes / 1e6,
-                    "profile": workload.train.profile,
-                }
-            )
-    return rows
+    return [_demand(workload) for name in known_workloads() for workload in variants(name) if workload.run.accelerator]
+
+
+def _demand(workload: Workload) -> dict[str, Any]:
+    """What one accelerator asks of the storage at an AU of 1."""
+    train, accelerator = workload.train, workload.run.accelerator
+    seconds = train.compute_time_s.get(accelerator, 0.0)
+    per_s = train.batch_size / seconds if seconds else None
+    return {
+        "name": accelerator,
+        "workload": workload.name,
+        "batch_size": train.batch_size,
+        "compute_time_s": seconds,
+        "samples_per_s": per_s,
+        "demand_mb_per_s": None if per_s is None else per_s * workload.dataset.record_length_bytes / 1e6,
+        "profile": train.profile,
+    }
 
 
 _ROWS = {"workloads": _workloads, "loaders": _loaders, "formats": _formats, "storage": _storage, "accelerators": _accelerators}

@@ -18,7 +18,7 @@ DATASET_OPTIONS = (
     "--row-group-size", "--num-subfolders", "--data-seed",
 )  # fmt: skip
 RUN_OPTIONS = (
-    "--loader", "--accelerator", "--num-accelerators", "--accelerators-per-process", "--batch-size", "--epochs", "--max-steps", "--duration", "--compute-time", "--num-workers",
+    "--loader", "--accelerator", "--profile", "--num-accelerators", "--accelerators-per-process", "--batch-size", "--epochs", "--max-steps", "--duration", "--compute-time", "--num-workers",
     "--prefetch-batches", "--io-depth", "--shuffle", "--shuffle-buffer", "--decode", "--cache", "--sync", "--remainder", "--listing", "--seed", "--verify", "--warmup-steps",
     "--null-duration", "--headroom-duration", "--au-threshold", "--memory-limit", "--record-length-resize",
 )  # fmt: skip

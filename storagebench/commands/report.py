@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from storagebench.report.load import LoadedDiagnosis
+    from storagebench.report.load import LoadedDiagnosis, LoadedRun
 
 
 @click.command("report")
@@ -17,7 +17,25 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the summaries as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print one row a run.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write one self-contained page.")
-def command(runs: tuple[Path, ...], as_json: bool, as_csv: bool, html_file: Path | None) -> None:
+@click.option(
+    "--submission",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Lay the runs out as a submission to MLPerf Storage wants them, as far as they go, with MISSING.txt of what it lacks; needs --rules.",
+)
+@click.option("--rules", "rules_name", metavar="NAME", help="With --submission: of which rules, such as mlperf-storage-v3.0-closed.")
+@click.option("--org", metavar="NAME", help="With --submission: who submits.")
+@click.option("--system", metavar="NAME", help="With --submission: the name of the system under test; without it, that of the host.")
+def command(
+    runs: tuple[Path, ...],
+    as_json: bool,
+    as_csv: bool,
+    html_file: Path | None,
+    submission: Path | None,
+    rules_name: str | None,
+    org: str | None,
+    system: str | None,
+) -> None:
     """Report saved runs and diagnoses. RUN is a run folder, a folder of `storagebench diagnose`, or a results folder with several of them.
     Writes each run's summary.json anew."""
     from storagebench.commands.progress import say
@@ -28,6 +46,7 @@ def command(runs: tuple[Path, ...], as_json: bool, as_csv: bool, html_file: Path
     from storagebench.report.tabular import as_csv as csv_text
     from storagebench.report.tabular import as_json as json_text
 
+    _refuse_half_a_submission(submission, rules_name, org, system)
     loaded, diagnoses = load_all(runs)
     summaries = [run.summary for run in loaded]
     for run in loaded:
@@ -38,12 +57,44 @@ def command(runs: tuple[Path, ...], as_json: bool, as_csv: bool, html_file: Path
     if html_file is not None:
         write_whole(html_file, as_html(loaded, diagnoses).encode())
         say(f"wrote {html_file.absolute()}")
+    if submission is not None:
+        _write_submission(submission, str(rules_name), org, system, loaded)
+        say(f"wrote {submission.absolute()}: no submission as it is, MISSING.txt says what it lacks")
     if as_json:
         click.echo(json_text(summaries), nl=False)
     elif as_csv:
         click.echo(csv_text(summaries), nl=False)
     else:
         click.echo(_text(summaries, diagnoses), nl=False)
+
+
+def _refuse_half_a_submission(submission: Path | None, rules_name: str | None, org: str | None, system: str | None) -> None:
+    """Before anything is read. Raises UsageError."""
+    from storagebench.checks.mlperf import find_ground
+    from storagebench.errors import UsageError
+    from storagebench.report.folder import refuse_if_taken
+
+    if submission is None:
+        if rules_name or org or system:
+            raise UsageError("--rules, --org and --system belong to --submission", "give --submission DIR, or leave them out")
+        return
+    if rules_name is None:
+        raise UsageError("--submission needs --rules: each edition has its own layout", "give --rules mlperf-storage-v3.0-closed, for instance")
+    find_ground(rules_name)
+    refuse_if_taken(submission)
+
+
+def _write_submission(folder: Path, rules_name: str, org: str | None, system: str | None, loaded: Sequence[LoadedRun]) -> None:
+    from storagebench.checks.mlperf import find_ground
+    from storagebench.errors import UsageError
+    from storagebench.report.folder import write_folder
+    from storagebench.report.submission import Submission, file_name, lay_out
+
+    if not loaded:
+        raise UsageError("there are no runs to lay out", "give run folders")
+    name = file_name(org or "ORG", "--org")
+    of_system = file_name(system or str(loaded[0].run["host"].get("host", "system")), "--system")
+    write_folder(folder, lay_out(Submission(find_ground(rules_name), name, org is not None, of_system), loaded))
 
 
 def _text(summaries: Sequence[Mapping[str, Any]], diagnoses: Sequence[LoadedDiagnosis]) -> str:

@@ -62,7 +62,7 @@ def _turned(group: Sequence[Summary], width: int, colour: bool) -> str:
 def one_run(summary: Summary, width: int = 100, colour: bool = False) -> str:
     """The page of one run: the verdict first, then what was run, every figure, the proof, and the findings with their hints."""
     verdict = w.verdict(summary)
-    blocks = [_wrap(f"{verdict.label}: {w.printable(verdict.sentence)}", width)]
+    blocks = [_wrap(text, width) for text in (f"{verdict.label}: {w.printable(verdict.sentence)}", w.cold_load(summary)) if text]
     for section in sections(summary):
         blocks.append(f"{section.title}\n{_section(section, width, colour)}")
     findings = [_finding(finding, width) for finding in summary["findings"]]

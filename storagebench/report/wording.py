@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from storagebench.units import format_bytes, format_seconds
+from storagebench.units import format_bytes, format_rate, format_seconds
 
 Summary = Mapping[str, Any]
 
@@ -130,11 +130,24 @@ def by_decode(summaries: Sequence[Summary]) -> list[tuple[str, list[int]]]:
 
 
 def accelerators(summary: Summary) -> str:
-    """`2 x h100 with 20 ms of compute a step`."""
+    """`2 x h100 (mlperf-storage) with 20 ms of compute a step`: whose step time it is stands beside it."""
     name, compute = summary["accelerator"], format_seconds(summary["compute_time_s"])
     if name.endswith(" s a step"):  # no accelerator was named, only its compute time
         name = "emulated accelerator" + ("s" if summary["world_size"] > 1 else "")
+    elif summary["profile"]:
+        name += f" ({summary['profile']})"
     return f"{summary['world_size']} x {name} with {compute} of compute a step"
+
+
+def cold_load(summary: Summary) -> str:
+    """What counts in a workload whose data is read once, or nothing for others."""
+    first, rate = summary["time_to_first_batch_s"], summary["delivered_bytes_per_s"]
+    if summary["measures"] != "cold load" or first is None or rate is None:
+        return ""
+    return (
+        "In steady state this workload asks next to nothing of the storage. What counts is the cold load: "
+        f"{format_seconds(first)} to the first batch, then {format_rate(rate)}."
+    )
 
 
 def worst_loss(summary: Summary) -> str:

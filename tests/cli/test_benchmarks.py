@@ -68,6 +68,12 @@ def test_direct_vs_obstore(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_catalogue() -> None:
+    lines = smoke("catalogue.py").splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == ["quick"] * 2 + ["train-ncf"] * 2 + ["train-gnmt"] * 2
+    assert all(line.endswith(" ok") for line in lines[1:-1]) and lines[-1].endswith(", 0 of their runs wrong")
+
+
 # What DLIO 2.0.0 writes and where, without its 2.5 GB of libraries: the real one is asked by hand. It reads the files that it is told to.
 _DLIO = """\
 #!{python}

@@ -105,10 +105,10 @@ def test_ranks_meet_over_and_over_in_any_order() -> None:
 def test_the_pacer_lets_each_go_at_its_own_deadline() -> None:
     """Stamps are never before the deadline, and of ranks with one deadline they are the same; a deadline that is sooner is not overslept."""
     group = ConsumerGroup(SingleWorld(), Place().shared_by(8, 8))
-    begin_ns = time.monotonic_ns()
 
     def work(world: ConsumerWorld) -> list[tuple[int, int]]:
         clock = ConsumerClock(group, world.place)
+        begin_ns = world.max_ns(time.monotonic_ns()) + 100_000_000  # all have started, also on a busy machine
         own = [begin_ns + (10 + 3 * ((world.place.rank * 5) % 8)) * 1_000_000, begin_ns + 60_000_000]
         return [(deadline_ns, clock.sleep_until_ns(deadline_ns)) for deadline_ns in own]
 
