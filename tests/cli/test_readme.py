@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reader's machine: /mnt is this folder; it has photographs."""
+    """The reader's machine: /mnt is this folder; it has photographs, and a workload file of DLIO."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("readme")
@@ -26,6 +26,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target = folder / "mnt" / "photos" / f"class{index % 2}"
         target.mkdir(parents=True, exist_ok=True)
         Image.effect_noise((96, 96), 20 + index).convert("RGB").save(target / f"{index}.jpg")
+    theirs = folder / "mnt" / "dlio" / "unet3d_h100.yaml"
+    theirs.parent.mkdir()
+    theirs.write_bytes((ROOT / "tests" / "data" / "dlio" / "release-2.0.0" / theirs.name).read_bytes())
     return folder
 
 
