@@ -18,41 +18,51 @@ if TYPE_CHECKING:
 @click.option("--csv", "as_csv", is_flag=True, help="Print one row a run.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write one self-contained page.")
 def command(runs: tuple[Path, ...], as_json: bool, as_csv: bool, html_file: Path | None) -> None:
-    """Report saved runs and diagnoses. RUN is a run folder, a folder of `storagebench diagnose`, or a results folder with several of them.
+    """Report saved runs, query runs and diagnoses. RUN is a run folder, a folder of `storagebench diagnose`, or a results folder with several of them.
     Writes each run's summary.json anew."""
     from storagebench.commands.progress import say
-    from storagebench.errors import StorageError
+    from storagebench.errors import StorageError, UsageError
     from storagebench.records import SUMMARY_FILE, write_json, write_whole
     from storagebench.report.html import as_html
     from storagebench.report.load import load_all
     from storagebench.report.tabular import as_csv as csv_text
     from storagebench.report.tabular import as_json as json_text
 
-    loaded, diagnoses = load_all(runs)
+    loaded, diagnoses, queries = load_all(runs)
+    if queries and (as_csv or html_file is not None):
+        raise UsageError(
+            f"{queries[0].run_dir} is a query run, which has no {'CSV row' if as_csv else 'HTML page'} yet",
+            "report it as text or with --json, or give runs of `storagebench run` only",
+        )
     summaries = [run.summary for run in loaded]
-    for run in loaded:
+    asked = [run.summary for run in queries]
+    folders = [*(run.run_dir for run in loaded), *(run.run_dir for run in queries)]
+    for run_dir, summary in zip(folders, (*summaries, *asked), strict=True):
         try:
-            write_json(run.run_dir / SUMMARY_FILE, run.summary)
+            write_json(run_dir / SUMMARY_FILE, summary)
         except StorageError as error:  # an archive may be read-only: the figures are worked out all the same
             say(f"note: {error.message}")
     if html_file is not None:
         write_whole(html_file, as_html(loaded, diagnoses).encode())
         say(f"wrote {html_file.absolute()}")
     if as_json:
-        click.echo(json_text(summaries), nl=False)
+        click.echo(json_text([*summaries, *asked]), nl=False)
     elif as_csv:
         click.echo(csv_text(summaries), nl=False)
     else:
-        click.echo(_text(summaries, diagnoses), nl=False)
+        click.echo(_text(summaries, diagnoses, asked), nl=False)
 
 
-def _text(summaries: Sequence[Mapping[str, Any]], diagnoses: Sequence[LoadedDiagnosis]) -> str:
-    """The diagnoses, several of them under their names, then the page of the one run or the table of several."""
+def _text(summaries: Sequence[Mapping[str, Any]], diagnoses: Sequence[LoadedDiagnosis], queries: Sequence[Mapping[str, Any]]) -> str:
+    """The diagnoses, several of them under their names, then the page of the one run or the table of several, then the pages of query runs."""
     from storagebench.report.diagnosis import diagnosis_text
+    from storagebench.report.queries import query_text
     from storagebench.report.text import one_run, run_table
     from storagebench.report.wording import printable
 
     blocks = [(f"diagnosis {printable(one.name)}\n\n" if len(diagnoses) > 1 else "") + diagnosis_text(one.found) for one in diagnoses]
     if summaries:
         blocks.append(one_run(summaries[0]) if len(summaries) == 1 else run_table(summaries))
+    if queries:
+        blocks.append(query_text(queries))
     return "\n".join(blocks)
