@@ -61,7 +61,7 @@ def prepare_queries(request: Request) -> Path:
     finally:
         store.close()
     plan = query_plan(workload.query, dataset)
-    num_workers = _num_workers(workload)
+    num_workers = _num_workers(workload, "loader.num_workers" in request.configured.provenance)
     _refuse_memory(workload, dataset, num_workers)
     run_dir = create_run_dir(request.results_dir, request.run_id)
     write_json(
@@ -156,8 +156,13 @@ def query_plan(query: QuerySpec, dataset: Dataset, target_qps: float | None = No
     return Plan(query.scenario, qsl_samples, width, least, rate, seeds)
 
 
-def _num_workers(workload: Workload) -> int:
-    return 1 if workload.query.scenario == "single-stream" else max(workload.loader.num_workers, 1)
+def _num_workers(workload: Workload, asked: bool) -> int:
+    """Reads in flight at most. Where nobody says, multi-stream has one for each sample of a query: it is the gather of so many."""
+    if workload.query.scenario == "single-stream":
+        return 1
+    if workload.query.scenario == "multi-stream" and not asked:
+        return workload.query.samples_per_query
+    return max(workload.loader.num_workers, 1)
 
 
 def _refuse_memory(workload: Workload, dataset: Dataset, num_workers: int) -> None:

@@ -159,7 +159,7 @@ def judge_query_records(run: Mapping[str, Any], traces: Sequence[QueryTrace], ho
 
 
 def _rate(trial: Trial) -> float:
-    return float(trial.trace.header["target_qps"] or 0.0)
+    return float(trial.trace.header.get("target_qps") or 0.0)
 
 
 def _asked(run: Mapping[str, Any]) -> Summary:
@@ -209,7 +209,7 @@ def _found(trial: Trial | None) -> Summary:
         "recommendations": list(verdict.recommendations),
         "queries": trial.complete_queries,
         "samples": len(trial.latencies_ns),
-        "target_qps": trial.trace.header["target_qps"],
+        "target_qps": trial.trace.header.get("target_qps"),
         "latency_s": verdict.latency_ns / 1e9,
         "latency_quantiles_s": {**quantiles, "min": verdict.min_ns / 1e9, "max": verdict.max_ns / 1e9, "mean": verdict.mean_ns / 1e9},
         "early_stopping": stopping

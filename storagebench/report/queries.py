@@ -81,7 +81,7 @@ def _rates(summary: Summary) -> list[tuple[str, str]]:
     for name, key in (("issued late by", "issue_delay_s"), ("waited for a worker", "queue_wait_s"), ("read and checked in", "service_s")):
         found = summary[key]
         if found is not None:
-            late = f"; {summary['late_issues']} queries by more than 1 ms" if key == "issue_delay_s" else ""
+            late = f"; more than 1 ms: {summary['late_issues']} of {summary['queries']}" if key == "issue_delay_s" else ""
             rows.append((name, ", ".join(f"{quantile} {format_seconds(found[quantile])}" for quantile in ("p50", "p99", "max")) + late))
     return rows
 

@@ -29,7 +29,8 @@ def find_max(holds: Callable[[float], bool], start: float, tolerance: float, mos
     found = Found(None, None, 0)
     rate = start
     while found.trials < most_trials and not found.narrow(tolerance) and LEAST_RATE <= rate <= MOST_RATE:
-        found = Found(*((rate, found.failed) if holds(rate) else (found.best, rate)), found.trials + 1)
+        best, failed = (rate, found.failed) if holds(rate) else (found.best, rate)
+        found = Found(best, failed, found.trials + 1)
         rate = _next(found)
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from storagebench.commands.options import DATASET_OPTIONS, RUN_OPTIONS
+from storagebench.commands.options import DATASET_OPTIONS, QUERY_OPTIONS, RUN_OPTIONS
 from storagebench.workload import option_fields
 
 HELP = """\
@@ -34,6 +34,8 @@ Verbs:
   verify     Is every shard whole, every sample's checksum right.
   run        Measure: AU, throughput, stalls, for one loader; writes a run
              folder.
+  query      Reads in MLPerf Inference's four scenarios: latency, and the rate
+             that holds.
   probe      The raw ceiling of a storage as this client sees it.
   diagnose   Where the time goes, and the next knob to turn.
   report     Text, JSON, CSV or HTML out of saved runs.
@@ -76,7 +78,23 @@ def test_help(cli: Any) -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["list", "plan", "generate", "import", "verify", "run", "probe", "diagnose", "report", "check", "compare", "selfcheck", "serve-s3", "demo"],
+    [
+        "list",
+        "plan",
+        "generate",
+        "import",
+        "verify",
+        "run",
+        "query",
+        "probe",
+        "diagnose",
+        "report",
+        "check",
+        "compare",
+        "selfcheck",
+        "serve-s3",
+        "demo",
+    ],
 )
 def test_each_verb_has_help(verb: str, cli_here: Any) -> None:
     result = cli_here(verb, "--help")
@@ -267,7 +285,7 @@ def test_debug_shows_the_traceback(cli: Any, tmp_path: Path) -> None:
 
 
 def test_every_option_of_the_workload_model_can_be_given(cli_here: Any) -> None:
-    offered = {*DATASET_OPTIONS, *RUN_OPTIONS}
+    offered = {*DATASET_OPTIONS, *RUN_OPTIONS, *QUERY_OPTIONS}
     assert offered == set(option_fields())
     result = cli_here("plan", "quick", "--compute-time", "1ms", "--io-depth", "3", "--shuffle", "false", "--json")
     assert result.returncode == 0, result.stderr

@@ -65,7 +65,8 @@ def test_shipped_workloads_load(name: str) -> None:
     configured = load_workload(name)
     assert configured.workload.name == name
     assert configured.workload.source
-    assert configured.provenance["train.batch_size"].startswith(f"{name}.yaml:")
+    consumer = "query.qsl_samples" if name.startswith("inference-") else "train.batch_size"
+    assert configured.provenance[consumer].startswith(f"{name}.yaml:")
 
 
 @pytest.mark.parametrize(
