@@ -17,8 +17,8 @@ import numpy as np
 
 from storagebench.clock import Clock
 from storagebench.loaders.delivery import Deliverer
-from storagebench.manifest import Dataset
 from storagebench.protocols import Extent, LoadJob, Store
+from storagebench.queryplan import longest_bytes
 from storagebench.queryrecords import SampleRecord
 from storagebench.scenarios.schedule import Query, Scenario
 from storagebench.storage.buffers import aligned_buffer
@@ -49,11 +49,6 @@ class Reader:
         target = self._memory[: extent.length or 0]
         self._store.read_into(extent, target)
         return target
-
-
-def longest_bytes(dataset: Dataset, whole_shard: bool) -> int:
-    """Bytes of the longest extent of a sample."""
-    return int((dataset.shard_bytes if whole_shard else dataset.index["record_bytes"]).max())
 
 
 class _Item(NamedTuple):

@@ -15,31 +15,37 @@ from typing import Any, Final
 
 from storagebench import __version__, host
 from storagebench.cachestate import HostCache
-from storagebench.checks.queries import judge_trial, write_query_summary
+from storagebench.checks.queries import write_query_summary
+from storagebench.checks.query_trial import judge_trial
 from storagebench.clock import SystemClock
 from storagebench.configfile import changed
-from storagebench.errors import EXIT_OK, DatasetError, StorageBenchError, UsageError
+from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError
 from storagebench.loaders.delivery import ProcessMeter
 from storagebench.manifest import Dataset, load_dataset
 from storagebench.protocols import LoadJob, Store, StoreSpec
-from storagebench.queryengine import Pace, Pool, Reader, issue, longest_bytes
+from storagebench.queryengine import Pace, Pool, Reader, issue
+from storagebench.queryplan import (
+    QUERY_LOADER,
+    START_QPS,
+    check_shards,
+    described,
+    num_workers_of,
+    query_plan,
+    refuse_format,
+    refuse_memory,
+    refuse_settings,
+)
 from storagebench.queryrecords import COLUMNS, KIND, query_trace_path, read_query_trace
 from storagebench.rankmain import shard_paths
 from storagebench.records import RUN_FILE, SCHEMA_VERSION, TraceWriter, as_plain, config_digest, create_run_dir, read_run, write_json
-from storagebench.registry import format_info, misfit, open_format, refuse_missing
 from storagebench.scenarios.bisection import find_max
-from storagebench.scenarios.early_stopping import most_over, queries_needed
-from storagebench.scenarios.schedule import Plan, Seeds, offline_samples, queries, server_queries
+from storagebench.scenarios.early_stopping import most_over
+from storagebench.scenarios.schedule import Plan, queries, server_queries
 from storagebench.session import Request, store_spec
 from storagebench.storage import open_spec
-from storagebench.units import format_gib
-from storagebench.workload import QuerySpec, Workload
+from storagebench.workload import Workload
 
 Summary = Mapping[str, Any]
-_LOADER: Final = "direct"  # whose S3 client and way of reading a query run has
-_START_QPS: Final = 100.0  # of a search that is given no rate
-# A trial of a search has so many queries that some over the limit still prove the percentile: else one outlier decides, or a low rate fails for its count.
-_SEARCH_OVER: Final = 10
 _SWITCH_S: Final = 0.2e-3
 
 
@@ -48,131 +54,45 @@ def prepare_queries(request: Request) -> Path:
 
     Raises UsageError (does not fit), DatasetError (missing, incomplete, truncated), StorageError.
     """
-    request = replace(request, configured=changed(request.configured, {"loader.name": _LOADER}, "storagebench query"))
+    request = replace(request, configured=changed(request.configured, {"loader.name": QUERY_LOADER}, "storagebench query"))
     workload = request.configured.workload
-    _refuse_settings(workload.query)
+    refuse_settings(workload.query)
     spec = store_spec(request)
     store = open_spec(spec)
     try:
         dataset = load_dataset(store)
-        _refuse_format(dataset, spec, workload)
-        _check_shards(store, dataset)
+        refuse_format(dataset, spec, workload)
+        check_shards(store, dataset)
         spec = store.spec
     finally:
         store.close()
     plan = query_plan(workload.query, dataset)
-    num_workers = _num_workers(workload, "loader.num_workers" in request.configured.provenance)
-    _refuse_memory(workload, dataset, num_workers)
+    num_workers = num_workers_of(workload, "loader.num_workers" in request.configured.provenance)
+    refuse_memory(workload, dataset, num_workers)
     run_dir = create_run_dir(request.results_dir, request.run_id)
-    write_json(
-        run_dir / RUN_FILE,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "kind": KIND,
-            "run_id": request.run_id,
-            "command": list(request.command),
-            "command_pid": os.getpid(),
-            "command_start_ns": request.command_start_ns,
-            "created": host.clock_pair(SystemClock()),
-            "config": workload.model_dump(),
-            "provenance": dict(request.configured.provenance),
-            "store": as_plain(spec),
-            "dataset": _described(dataset),
-            "query": {
-                **plan._asdict(),
-                "seeds": plan.seeds._asdict(),
-                "percentile": workload.query.percentile_or_default(),
-                "num_workers": num_workers,
-            },
-            "host": host.facts(Path(spec.root) if spec.kind == "posix" else None),
-            "versions": host.versions(),
-        },
-    )
+    write_json(run_dir / RUN_FILE, _run_record(request, spec, dataset, plan, num_workers))
     return run_dir
 
 
-def _described(dataset: Dataset) -> dict[str, Any]:
+def _run_record(request: Request, spec: StoreSpec, dataset: Dataset, plan: Plan, num_workers: int) -> dict[str, Any]:
+    """`run.json`: what was asked, planned and found."""
+    workload = request.configured.workload
     return {
-        "digest": dataset.digest(),
-        "format": dataset.format,
-        "payload": dataset.payload,
-        "num_samples": dataset.num_samples,
-        "num_shards": dataset.num_shards,
-        "record_bytes": dataset.record_bytes,
-        "stored_bytes": dataset.stored_bytes,
-        "options": dataset.options,
-        "origin": dataset.origin,
+        "schema_version": SCHEMA_VERSION,
+        "kind": KIND,
+        "run_id": request.run_id,
+        "command": list(request.command),
+        "command_pid": os.getpid(),
+        "command_start_ns": request.command_start_ns,
+        "created": host.clock_pair(SystemClock()),
+        "config": workload.model_dump(),
+        "provenance": dict(request.configured.provenance),
+        "store": as_plain(spec),
+        "dataset": described(dataset),
+        "query": {**plan._asdict(), "seeds": plan.seeds._asdict(), "percentile": workload.query.percentile_or_default(), "num_workers": num_workers},
+        "host": host.facts(Path(spec.root) if spec.kind == "posix" else None),
+        "versions": host.versions(),
     }
-
-
-def _refuse_settings(query: QuerySpec) -> None:
-    if query.scenario == "server" and query.target_qps is None and not query.find_max_qps:
-        raise UsageError("scenario server needs a rate", "give --target-qps N, or --find-max-qps to look for the largest")
-    if query.find_max_qps and query.scenario != "server":
-        raise UsageError(f"--find-max-qps is for scenario server, and this is {query.scenario}", "use --scenario server, or leave it out")
-
-
-def _refuse_format(dataset: Dataset, spec: StoreSpec, workload: Workload) -> None:
-    problem = misfit(_LOADER, dataset.format, spec.kind, workload.run.cache == "direct")
-    if problem is not None:
-        raise problem
-    form = open_format(dataset.format)
-    if not (form.one_sample_per_shard or form.byte_addressed):
-        raise UsageError(
-            f"samples of format {dataset.format} have no places of their own, and a query asks for single samples",
-            "use a dataset of npz, npy, jpeg, raw or webdataset",
-        )
-    if workload.run.decode == "full" and dataset.payload == "jpeg":
-        refuse_missing("--decode full of JPEG images", ("PIL",))
-    refuse_missing(f"format {dataset.format}", format_info(dataset.format).needs if workload.run.decode in ("parse", "full") else ())
-
-
-def _check_shards(store: Store, dataset: Dataset) -> None:
-    found = {item.key: item.num_bytes for item in store.list("shards/")}
-    for name, expected in zip(dataset.names, dataset.shard_bytes, strict=True):
-        if found.get(name) != expected:
-            have = "is missing" if name not in found else f"has {found[name]} bytes, and the manifest says {expected}"
-            raise DatasetError(
-                f"shard {name} of the dataset at {store.url} {have}", "run `storagebench verify`, then generate or import the dataset again"
-            )
-
-
-def query_plan(query: QuerySpec, dataset: Dataset, target_qps: float | None = None) -> Plan:
-    """What the queries follow from. Raises UsageError where the QSL is larger than the dataset."""
-    qsl_samples = query.qsl_samples or dataset.num_samples
-    if qsl_samples > dataset.num_samples:
-        raise UsageError(
-            f"query.qsl_samples is {qsl_samples}, and the dataset has {dataset.num_samples} samples",
-            "generate more samples, or give --set query.qsl_samples=0 for all of them",
-        )
-    width = {"multi-stream": query.samples_per_query}.get(query.scenario, 1)
-    if query.scenario == "offline":
-        width = offline_samples(query.offline_samples, query.min_duration_s, query.target_qps)
-    least = query.min_queries_or_default()
-    if query.find_max_qps:
-        least = max(least, queries_needed(_SEARCH_OVER, query.percentile_or_default()))
-    rate = target_qps or query.target_qps or _START_QPS
-    seeds = Seeds(query.qsl_seed, query.sample_index_seed, query.schedule_seed)
-    return Plan(query.scenario, qsl_samples, width, least, rate, seeds)
-
-
-def _num_workers(workload: Workload, asked: bool) -> int:
-    """Reads in flight at most. Where nobody says, multi-stream has one for each sample of a query: it is the gather of so many."""
-    if workload.query.scenario == "single-stream":
-        return 1
-    if workload.query.scenario == "multi-stream" and not asked:
-        return workload.query.samples_per_query
-    return max(workload.loader.num_workers, 1)
-
-
-def _refuse_memory(workload: Workload, dataset: Dataset, num_workers: int) -> None:
-    need = num_workers * longest_bytes(dataset, open_format(dataset.format).one_sample_per_shard)
-    have, share = host.free().memory_bytes, workload.run.memory_limit_fraction
-    if need > share * have:
-        raise UsageError(
-            f"{num_workers} workers with the longest sample each need {format_gib(need)}, over {share:.0%} of the {format_gib(have)} free",
-            "use fewer --num-workers, or raise it with --set run.memory_limit_fraction=X",
-        )
 
 
 def execute_queries(run_dir: Path) -> Summary:
@@ -181,13 +101,15 @@ def execute_queries(run_dir: Path) -> Summary:
     clock, spec = SystemClock(), StoreSpec(**run["store"])
     trace = host.HostTrace(run_dir, clock, Path(spec.root) if spec.kind == "posix" else None)
     failure: StorageBenchError | None = None
+    end: dict[str, Any] = {"exit_code": EXIT_RANK, "failure": "an unexpected error ended it"}
     try:
         with trace.sampling(), _punctual():
             _Bench(run_dir, run, spec, clock).run()
+        end = {"exit_code": EXIT_OK, "failure": None}
     except StorageBenchError as error:
-        failure = error
+        failure, end = error, {"exit_code": error.exit_code, "failure": error.message}
     finally:
-        trace.end({"exit_code": failure.exit_code if failure else EXIT_OK, "failure": failure.message if failure else None})
+        trace.end(end)
     summary = write_query_summary(run_dir)
     if failure is not None:
         raise failure
@@ -224,7 +146,7 @@ class _Bench:
             if not query.find_max_qps:
                 self._trial(store, dataset, readers, query.target_qps)
                 return
-            start = query.target_qps or _START_QPS
+            start = query.target_qps or START_QPS
             find_max(lambda rate: self._holds(store, dataset, readers, rate), start, query.qps_tolerance, query.most_trials)
         finally:
             store.close()

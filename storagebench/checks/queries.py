@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from storagebench.checks.case import ERROR
 from storagebench.checks.query_rules import find_in_queries
+from storagebench.checks.query_trial import Trial
 from storagebench.errors import EXIT_DATASET, EXIT_INVALID, EXIT_OK
 from storagebench.queryrecords import QueryTrace, query_traces, read_query_trace
 from storagebench.records import SUMMARY_FILE, host_traces, read_run, write_json
-from storagebench.scenarios.schedule import Scenario
-from storagebench.scenarios.verdict import Measured, Rules, Verdict, early_stopping_text, judge
+from storagebench.scenarios.verdict import EarlyStopping, early_stopping_text
 from storagebench.traces import Trace, read_trace
 
 Summary = dict[str, Any]
@@ -28,97 +28,6 @@ LATE_ISSUE_S: Final = (
 )
 MAX_AMPLIFICATION: Final = 1.2  # as in `metrics`: above it device bytes say nothing of the cache
 _MOST_BAD_NAMED: Final = 20
-
-
-class Trial:
-    """One trial's samples, and LoadGen's verdict on them (None where no query was answered in full)."""
-
-    def __init__(self, run: Mapping[str, Any], trace: QueryTrace) -> None:
-        config = run["config"]["query"]
-        self.trace, self.columns = trace, trace.columns
-        self.footer = trace.last("footer")
-        self.scenario: Scenario = config["scenario"]
-        self.width = int(trace.header.get("samples_per_query", 1))
-        self.rules = Rules(
-            scenario=self.scenario,
-            percentile=run["query"]["percentile"],
-            latency_limit_ns=round(config["latency_limit_s"] * 1e9),
-            min_duration_s=config["min_duration_s"],
-            min_query_count=run["query"]["min_query_count"],
-            samples_per_query=self.width,
-        )
-        self.latencies_ns = self.columns["done_ns"] - self.columns["scheduled_ns"]
-        self.query_latencies_ns, self.complete_queries = self._by_query()
-        self.verdict: Verdict | None = judge(self.rules, self._measured()) if self.complete_queries else None
-
-    def _by_query(self) -> tuple[NDArray[np.int64], int]:
-        """Latency of each query that is answered in full (its last sample's), and how many there are."""
-        numbers, places = np.unique(self.columns["query"], return_inverse=True)
-        longest = np.zeros(len(numbers), np.int64)
-        np.maximum.at(longest, places, self.latencies_ns)
-        whole = np.bincount(places, minlength=len(numbers)) == self.width if len(numbers) else np.zeros(0, np.bool_)
-        return longest[whole], int(whole.sum())
-
-    def _measured(self) -> Measured:
-        begin_ns = self.begin_ns
-        last = self.columns["query"] == self.columns["query"].max()
-        return Measured(
-            queries_issued=self.complete_queries,
-            sample_latencies_ns=self.latencies_ns.tolist(),
-            query_latencies_ns=self.query_latencies_ns.tolist(),
-            last_scheduled_ns=int(self.columns["scheduled_ns"][last].max()) - begin_ns,
-            last_issued_ns=int(self.columns["issued_ns"][last].max()) - begin_ns,
-            last_done_ns=int(self.columns["done_ns"][last].max()) - begin_ns,
-        )
-
-    @property
-    def begin_ns(self) -> int:
-        """When the schedule began; of a trial that was cut short, when its first query was due."""
-        return int(self.footer["start_ns"] if self.footer else self.columns["scheduled_ns"].min())
-
-    @property
-    def gave_up(self) -> bool:
-        return bool(self.footer and self.footer["gave_up"])
-
-    @property
-    def valid(self) -> bool:
-        """LoadGen's VALID: for a trial that ran to its end."""
-        return self.footer is not None and not self.gave_up and self.verdict is not None and self.verdict.valid
-
-    def reasons(self) -> list[str]:
-        """Why it is not VALID, in the order in which LoadGen lists what is satisfied."""
-        if self.valid:
-            return []
-        if self.footer is None:
-            return ["the run ended before all queries were answered"]
-        if self.gave_up:
-            return [f"more than {self.trace.header['gives_up_after']} queries were over the limit, and the trial was ended"]
-        found, rules = self.verdict, self.rules
-        if found is None:
-            return ["no query was answered"]
-        limit = f"{rules.latency_limit_ns / 1e6:g} ms"
-        told = [
-            (
-                found.latency_met,
-                f"the latency at the {rules.percentile * 100:g}th percentile is {found.latency_ns / 1e6:.3f} ms, over the limit of {limit}",
-            ),
-            (found.min_duration_met, f"the run was shorter than {rules.min_duration_s:g} s"),
-            (found.min_queries_met, f"{self.complete_queries} queries were run, and {rules.min_query_count} is the least"),
-            (found.early_stopping is None or found.early_stopping.met, f"early stopping: {self._stopping_reason()}"),
-        ]
-        return [text for met, text in told if not met]
-
-    def _stopping_reason(self) -> str:
-        found = self.verdict.early_stopping if self.verdict else None
-        if found is None:
-            return ""
-        over = "" if found.over_limit is None else f" with {found.over_limit} over the limit"
-        return f"{self.complete_queries} queries{over} prove nothing at 99 % confidence, {found.more_queries} more would (if none is over)"
-
-
-def judge_trial(run: Mapping[str, Any], trace: QueryTrace) -> Trial:
-    """One trial, judged."""
-    return Trial(run, trace)
 
 
 def judge_query_run(run_dir: Path) -> Summary:
@@ -188,7 +97,6 @@ def _asked(run: Mapping[str, Any]) -> Summary:
 def _found(trial: Trial | None) -> Summary:
     """The verdict of the trial that is shown, its latencies and rates."""
     verdict = trial.verdict if trial else None
-    stopping = verdict.early_stopping if verdict else None
     empty: Summary = dict.fromkeys(("latency_s", "latency_quantiles_s", "early_stopping", "qps", "scheduled_qps", "samples_per_s", "wall_s"))
     if trial is None or verdict is None:
         return {
@@ -212,22 +120,25 @@ def _found(trial: Trial | None) -> Summary:
         "target_qps": trial.trace.header.get("target_qps"),
         "latency_s": verdict.latency_ns / 1e9,
         "latency_quantiles_s": {**quantiles, "min": verdict.min_ns / 1e9, "max": verdict.max_ns / 1e9, "mean": verdict.mean_ns / 1e9},
-        "early_stopping": stopping
-        and {
-            "met": stopping.met,
-            "queries_needed": stopping.queries_needed,
-            "more_queries": stopping.more_queries,
-            "over_limit": stopping.over_limit,
-            "discarded": stopping.discarded,
-            "estimate_s": None if stopping.estimate_ns is None else stopping.estimate_ns / 1e9,
-            "estimate_p99_s": None if stopping.estimate_p99_ns is None else stopping.estimate_p99_ns / 1e9,
-            "loadgen_says": early_stopping_text(trial.rules, trial.complete_queries, stopping),
-        },
+        "early_stopping": None if verdict.early_stopping is None else _stopping(trial, verdict.early_stopping),
         "qps": None if trial.scenario == "offline" else verdict.rate,
         "scheduled_qps": verdict.scheduled_qps,
         "samples_per_s": len(trial.latencies_ns) / wall_s if wall_s > 0 else None,
         "wall_s": wall_s,
         **_delays(trial),
+    }
+
+
+def _stopping(trial: Trial, found: EarlyStopping) -> Summary:
+    return {
+        "met": found.met,
+        "queries_needed": found.queries_needed,
+        "more_queries": found.more_queries,
+        "over_limit": found.over_limit,
+        "discarded": found.discarded,
+        "estimate_s": None if found.estimate_ns is None else found.estimate_ns / 1e9,
+        "estimate_p99_s": None if found.estimate_p99_ns is None else found.estimate_p99_ns / 1e9,
+        "loadgen_says": early_stopping_text(trial.rules, trial.complete_queries, found),
     }
 
 

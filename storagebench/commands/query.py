@@ -41,7 +41,7 @@ def command(
     import json
 
     from storagebench.clock import SystemClock
-    from storagebench.commands.progress import say
+    from storagebench.commands.progress import following_queries, say
     from storagebench.launch import handling_signals
     from storagebench.querysession import execute_queries, prepare_queries
     from storagebench.report.queries import one_query_run
@@ -63,7 +63,8 @@ def command(
     with handling_signals():
         run_dir = prepare_queries(request)
         say(f"run {request.run_id}: {chosen.workload.query.scenario} queries into {run_dir}")
-        summary = execute_queries(run_dir)
+        with following_queries(run_dir, chosen.workload.query.scenario):
+            summary = execute_queries(run_dir)
     click.echo(json.dumps(summary, indent=1) + "\n" if as_json else one_query_run(summary), nl=False)
     for finding in summary["findings"]:
         if finding["severity"] == "error":
