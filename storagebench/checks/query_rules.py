@@ -55,6 +55,12 @@ def _errors(run: _Run, s: _Summary) -> Iterator[Found]:
         yield Found(f"{s['io_errors']} reads failed, and the run went on", "look at the storage's own logs, and report it")
 
 
+def _counts(run: _Run, s: _Summary) -> Iterator[Found]:
+    issued = s["queries_issued"]
+    if s["status"] == "complete" and issued is not None and issued != s["queries"] and s["verdict"] == "VALID":
+        yield Found(f"{issued} queries were issued, and {s['queries']} were answered in full", "report it: a lost query has to end the run")
+
+
 def _unverified(run: _Run, s: _Summary) -> Iterator[Found]:
     if s["samples"] and not s["verified_samples"]:
         yield Found("no sample's checksum was compared", "use --decode touch or above, or --verify full")
@@ -96,6 +102,7 @@ RULES: Final = (
     _Rule("CACHE_SUSPECT", ERROR, _cache_suspect),
     _Rule("RAM_BACKED", ERROR, _ram_backed),
     _Rule("ERRORS", ERROR, _errors),
+    _Rule("SAMPLE_COUNTS", ERROR, _counts),
     _Rule("UNVERIFIED_DATA", WARNING, _unverified),
     _Rule("CACHED", WARNING, _cached),
     _Rule("SERVER_CACHE_UNKNOWN", WARNING, _server_cache),

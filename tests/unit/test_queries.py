@@ -157,6 +157,7 @@ def _made(folder: Path, latencies_ms: list[float], target_qps: float = 10.0, fin
                 "kind": "footer",
                 "start_ns": 10**9,
                 "gave_up": False,
+                "queries": len(latencies_ms),
                 "storage_bytes": 1000 * len(latencies_ms),
                 "device_read_bytes": 1000 * len(latencies_ms),
             }
@@ -217,6 +218,13 @@ def test_a_run_that_ended_before_its_first_query_is_reported_too(tmp_path: Path)
     assert one_query_run(summary).startswith("DO NOT USE")
     query_trace_path(tmp_path / "made", 0).unlink()
     assert judge_query_run(tmp_path / "made")["status"] == "incomplete"
+
+
+def test_a_lost_query_makes_the_numbers_false(tmp_path: Path) -> None:
+    run_dir = _made(tmp_path, [5.0] * 64)
+    path = query_trace_path(run_dir, 0)
+    path.write_text(path.read_text().replace('"queries": 64', '"queries": 65'))
+    assert [finding["code"] for finding in judge_query_run(run_dir)["findings"]] == ["SAMPLE_COUNTS"]
 
 
 def test_a_cold_run_that_a_cache_served_is_false(tmp_path: Path) -> None:
