@@ -83,7 +83,7 @@ class Pool:
     def put(self, items: list[_Item]) -> None:
         if self._own is not None:
             for item in items:
-                self._one(item, self._own)
+                self.late += self._one(item, self._own)
             return
         with self._state:
             self._open += len(items)

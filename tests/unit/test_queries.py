@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storagebench.build import generate
@@ -37,6 +37,7 @@ Made = Callable[..., tuple[str, Dataset]]
 # --- the search for a rate ------------------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None, max_examples=60)
 @given(limit=st.floats(0.01, 1e6), start=st.floats(0.01, 1e6), tolerance=st.floats(0.001, 0.5))
 def test_bisection_brackets_the_largest_rate_that_holds(limit: float, start: float, tolerance: float) -> None:
     tried: list[float] = []
@@ -75,6 +76,7 @@ def _issued(scenario: Any, some: list[Query], service_ns: int, pace: Pace | None
     return records, issued
 
 
+@settings(deadline=None, max_examples=60)
 @given(gaps_ms=st.lists(st.integers(0, 30), min_size=1, max_size=40), service_ms=st.integers(1, 20))
 def test_server_latency_counts_from_the_schedule(gaps_ms: list[int], service_ms: int) -> None:
     """Lindley: with one server, done_k = max(due_k, done_k-1) + service. A late issue is part of the latency, never taken out of it."""
@@ -95,6 +97,15 @@ def test_single_stream_issues_on_completion_until_count_and_duration_are_met() -
     assert [record.sample for record in records] == [query.samples[0] for query in first(plan, 16)]
     assert {record.done_ns - record.scheduled_ns for record in records} == {7 * MS}
     assert all(before.done_ns == after.scheduled_ns for before, after in pairwise(records))
+
+
+def test_a_search_gives_a_rate_up_as_soon_as_it_cannot_hold() -> None:
+    """10 ms a read, a query each millisecond: query k takes 10 + 9 k ms, so from k = 1 on they are over a limit of 15 ms."""
+    some = [Query(number, number * MS, (number,)) for number in range(1000)]
+    records, issued = _issued("server", some, 10 * MS, Pace("server", 1000, 0, limit_ns=15 * MS, give_up_after=4))
+    assert issued.gave_up and issued.queries == len(records) == 6
+    patient, all_of_them = _issued("server", some, 10 * MS, Pace("server", 1000, 0, limit_ns=15 * MS))
+    assert len(patient) == 1000 and not all_of_them.gave_up
 
 
 def test_offline_is_one_query_due_at_the_start() -> None:
@@ -218,6 +229,16 @@ def test_a_run_that_ended_before_its_first_query_is_reported_too(tmp_path: Path)
     assert one_query_run(summary).startswith("DO NOT USE")
     query_trace_path(tmp_path / "made", 0).unlink()
     assert judge_query_run(tmp_path / "made")["status"] == "incomplete"
+
+
+def test_a_rate_that_was_given_up_is_not_valid(tmp_path: Path) -> None:
+    run_dir = _made(tmp_path, [5.0] * 64)
+    path = query_trace_path(run_dir, 0)
+    path.write_text(
+        path.read_text().replace('"gave_up": false', '"gave_up": true').replace('"samples_per_query"', '"gives_up_after": 3, "samples_per_query"')
+    )
+    summary = judge_query_run(run_dir)
+    assert (summary["verdict"], summary["reasons"]) == ("INVALID", ["more than 3 queries were over the limit, and the trial was ended"])
 
 
 def test_a_lost_query_makes_the_numbers_false(tmp_path: Path) -> None:
