@@ -109,6 +109,13 @@ class TraceWriter:
         # Not msgspec: the text of an error may have what is no UTF-8 (a path, say), and json escapes it.
         self._append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
 
+    def row(self, values: msgspec.Struct) -> None:
+        """A record that is an array (`array_like`). Safe to call from several threads: one write() a record."""
+        line = bytearray()
+        _encode_into(values, line)
+        line += b"\n"
+        self._append(line)
+
     def _append(self, line: bytes | bytearray) -> None:
         try:
             written = os.write(self._fd, line)

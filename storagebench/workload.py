@@ -21,6 +21,7 @@ Listing = Literal["manifest", "list"]
 Verify = Literal["off", "sample", "full"]
 Payload = Literal["bytes", "text", "jpeg", "png"]
 Measures = Literal["steady state", "cold load"]
+Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 
 # Formats that hold records of one kind only.
 PAYLOAD_OF_FORMAT: dict[str, Payload] = {"jpeg": "jpeg", "png": "png", "csv": "text"}
@@ -149,8 +150,47 @@ class RunSpec(_Frozen):
     )
 
 
+class QuerySpec(_Frozen):
+    """Queries in a scenario of MLPerf Inference's LoadGen (`storagebench query`). Defaults are those of its `mlperf.conf` (mlcommons/inference)."""
+
+    scenario: Scenario = _option(
+        "single-stream", "--scenario", "how queries come: one after another (of 1 or of 8 samples), at random times at a rate, or all at once"
+    )
+    target_qps: float | None = _option(
+        None, "--target-qps", "queries per second of scenario server; in offline the samples per second that are expected", gt=0.0, le=1e7
+    )
+    latency_limit_s: Seconds = _option(0.01, "--latency-limit", "latency that scenario server has to keep at the percentile", gt=0.0)
+    percentile: float | None = _option(
+        None, "--percentile", "share of the queries whose latency counts, such as 0.99; not given: 0.90 in single-stream, else 0.99", gt=0.0, lt=1.0
+    )
+    min_duration_s: Seconds = _option(600.0, "--min-duration", "least time over which queries are issued", ge=0.0)
+    min_query_count: int | None = _option(None, "--min-queries", "least number of queries; not given: 662 in multi-stream, else 100", ge=1, le=2**31)
+    samples_per_query: int = Field(8, ge=1, le=1024, description="samples of one query of multi-stream")
+    offline_samples: int = Field(24_576, ge=1, le=2**31, description="least number of samples in the one query of offline")
+    offline_samples_per_s: dict[str, float] = Field(
+        default_factory=dict, description="published rate of one accelerator in scenario offline: what the storage has to give at its full speed"
+    )
+    qsl_samples: int = Field(0, ge=0, le=2**32 - 1, description="samples to draw from (the first of the dataset); 0: all of it")
+    qsl_seed: int = Field(2085463073848966840, ge=0, lt=2**64, description="seed of the order of these samples")
+    sample_index_seed: int = Field(2747215439041700203, ge=0, lt=2**64, description="seed of the choice of samples")
+    schedule_seed: int = Field(16159082839903944936, ge=0, lt=2**64, description="seed of the arrivals in scenario server")
+    find_max_qps: bool = Field(False, description="look for the largest --target-qps that is VALID, by bisection")
+    qps_tolerance: float = Field(0.05, gt=0.0, le=1.0, description="relative width at which --find-max-qps ends")
+    most_trials: int = Field(20, ge=1, le=100, description="trials of --find-max-qps at most")
+
+    def percentile_or_default(self) -> float:
+        """The percentile in effect (mlperf.conf: target_latency_percentile)."""
+        return self.percentile if self.percentile is not None else 0.90 if self.scenario == "single-stream" else 0.99
+
+    def min_queries_or_default(self) -> int:
+        """The least number of queries in effect: mlperf.conf has 662 for multi-stream, LoadGen itself 100; offline is one query."""
+        if self.scenario == "offline":
+            return 1
+        return self.min_query_count if self.min_query_count is not None else 662 if self.scenario == "multi-stream" else 100
+
+
 class Workload(_Frozen):
-    """The whole request. Sections are dataset, loader, train, run."""
+    """The whole request. Sections are dataset, loader, train, run, query."""
 
     name: str
     description: str = ""
@@ -160,6 +200,7 @@ class Workload(_Frozen):
     loader: LoaderSpec = LoaderSpec()
     train: TrainSpec = TrainSpec()
     run: RunSpec = RunSpec()
+    query: QuerySpec = QuerySpec()
 
     @model_validator(mode="after")
     def _consistent(self) -> Workload:
@@ -192,7 +233,7 @@ class Workload(_Frozen):
         )
 
 
-SECTIONS: dict[str, type[BaseModel]] = {"dataset": DatasetSpec, "loader": LoaderSpec, "train": TrainSpec, "run": RunSpec}
+SECTIONS: dict[str, type[BaseModel]] = {"dataset": DatasetSpec, "loader": LoaderSpec, "train": TrainSpec, "run": RunSpec, "query": QuerySpec}
 
 
 def option_fields() -> dict[str, tuple[str, str, Any]]:

@@ -11,7 +11,6 @@ import click
 if TYPE_CHECKING:
     from storagebench.checks.mlperf_au import EditionFigures
     from storagebench.checks.setrules import Verdict
-    from storagebench.report.load import LoadedRun
 
 
 @click.command("check")
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 def command(runs: tuple[Path, ...], rules_name: str | None, as_json: bool) -> int:
     """Are saved runs valid, and do they meet a rule set. RUN is a run folder, or a results folder with several.
 
-    Exit code 6 where a run has an error finding or, with --rules, where a rule failed or could not be judged.
-    A set of MLPerf Storage without its division means closed.
+    Exit code 6 where a run has an error finding or, with --rules, where a rule failed or could not be judged; of a query run also where LoadGen's verdict is
+    INVALID. A set of MLPerf Storage without its division means closed.
     """
     import json
 
@@ -35,48 +34,62 @@ def command(runs: tuple[Path, ...], rules_name: str | None, as_json: bool) -> in
     from storagebench.checks.findings import NOT_WRITTEN
     from storagebench.checks.rulesets import figures_of_rules, find_rule_set, full_name
     from storagebench.checks.setrules import judge_rules
-    from storagebench.errors import EXIT_INVALID, EXIT_OK
-    from storagebench.report.load import load_runs
+    from storagebench.errors import EXIT_INVALID, EXIT_OK, UsageError
+    from storagebench.report.load import load_runs_and_queries
 
     rules = None if rules_name is None else find_rule_set(rules_name)
     asked, rules_name = rules_name, None if rules_name is None else full_name(rules_name)
-    loaded = load_runs(runs)
+    loaded, queries = load_runs_and_queries(runs)
+    if queries and rules_name is not None:
+        raise UsageError(
+            f"{queries[0].run_dir} is a query run, and --rules {rules_name} judges runs with accelerators",
+            "check it without --rules: LoadGen's own rules are its verdict",
+        )
     cases = [Case(run.run, run.summary, run.ranks, run.hosts) for run in loaded]
     verdicts = None if rules is None else judge_rules(rules, cases)
     figures = None if rules_name is None else figures_of_rules(rules_name, cases)
-    passed = all(run.summary["valid"] for run in loaded) and all(verdict.status == "passed" for verdict in verdicts or [])
+    summaries = [*(run.summary for run in loaded), *(run.summary for run in queries)]
+    valid = all(summary["valid"] for summary in summaries) and all(query.summary["verdict"] == "VALID" for query in queries)
+    passed = valid and all(verdict.status == "passed" for verdict in verdicts or [])
     if as_json:
-        click.echo(json.dumps(_as_data(loaded, rules_name, verdicts, figures, NOT_WRITTEN, passed), indent=1))
+        click.echo(json.dumps(_as_data(summaries, rules_name, verdicts, figures, NOT_WRITTEN, passed), indent=1))
     else:
-        blocks = [*map(_run_text, loaded), *([] if verdicts is None else [_rules_text(str(rules_name), str(asked), verdicts, figures)])]
+        blocks = [*map(_run_text, summaries), *([] if verdicts is None else [_rules_text(str(rules_name), str(asked), verdicts, figures)])]
         unwritten = "".join(f"\n  {code}: {why}" for code, why in NOT_WRITTEN.items())
         click.echo("\n\n".join([*blocks, f"not checked, since no rule is written:{unwritten}"]))
     return EXIT_OK if passed else EXIT_INVALID
 
 
 def _as_data(
-    loaded: Sequence[LoadedRun],
+    summaries: Sequence[Mapping[str, Any]],
     rules_name: str | None,
     verdicts: Sequence[Verdict] | None,
     figures: Mapping[str, EditionFigures | None] | None,
     not_written: Mapping[str, str],
     passed: bool,
 ) -> dict[str, Any]:
-    keys = ("run_id", "status", "valid", "findings")
     """`figures` of the rules: AU and rate of each run in their own window, where they have one."""
     rules: dict[str, Any] | None = None if verdicts is None else {"name": rules_name, "verdicts": [verdict.as_dict() for verdict in verdicts]}
     if rules is not None and figures is not None:
         rules["figures"] = {run_id: None if each is None else each._asdict() for run_id, each in figures.items()}
-    return {"passed": passed, "runs": [{key: run.summary[key] for key in keys} for run in loaded], "rules": rules, "not_written": dict(not_written)}
+    return {"passed": passed, "runs": [_shown(summary) for summary in summaries], "rules": rules, "not_written": dict(not_written)}
 
 
-def _run_text(run: LoadedRun) -> str:
+def _shown(summary: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("run_id", "status", "valid", "findings", *(("verdict", "reasons") if "reasons" in summary else ()))
+    return {key: summary[key] for key in keys}
+
+
+def _run_text(summary: Mapping[str, Any]) -> str:
     from storagebench.report.wording import printable
 
-    findings = run.summary["findings"]
+    findings = summary["findings"]
     counts = {severity: sum(finding["severity"] == severity for finding in findings) for severity in ("error", "warning")}
     found = ", ".join(f"{count} {severity}{'s' if count > 1 else ''}" for severity, count in counts.items() if count) or "no findings"
-    lines = [f"{printable(run.summary['run_id'])}: {'valid' if run.summary['valid'] else 'INVALID'}, {found}"]
+    lines = [f"{printable(summary['run_id'])}: {'valid' if summary['valid'] else 'INVALID'}, {found}"]
+    if "reasons" in summary:
+        why = "; ".join(map(printable, summary["reasons"]))
+        lines.append(f"  LoadGen's verdict: {summary['verdict'] or 'none'}{f': {why}' if why else ''}")
     for finding in findings:
         lines.append(f"  {finding['severity']} {finding['code']}: {printable(finding['message'])}")
         lines.append(f"    hint: {printable(finding['hint'])}")

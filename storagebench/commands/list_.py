@@ -47,7 +47,7 @@ def _workloads() -> list[dict[str, Any]]:
                 "dataset_gb": data.num_samples * data.record_length_bytes / 1e9,
                 "measures": workload.measures,
                 "targets": [f"{edition} {target.metric} {target.value:g}" for edition, target in workload.train.targets.items()],
-                "accelerators": [_demand(one) for one in each if one.run.accelerator],
+                "accelerators": _demands(each),
                 "source": workload.source,
                 "about": workload.description,
             }
@@ -145,7 +145,16 @@ def _storage() -> list[dict[str, Any]]:
 def _accelerators() -> list[dict[str, Any]]:
     from storagebench.configfile import known_workloads, variants
 
-    return [_demand(workload) for name in known_workloads() for workload in variants(name) if workload.run.accelerator]
+    return [row for name in known_workloads() for row in _demands(variants(name))]
+
+
+def _demands(each: list[Workload]) -> list[dict[str, Any]]:
+    """What one accelerator of each of a workload's variants asks of the storage; of a workload of queries, at its published rate of scenario offline."""
+    rows = [_demand(workload) for workload in each if workload.run.accelerator]
+    for name, per_s in each[0].query.offline_samples_per_s.items():
+        demand = per_s * each[0].dataset.record_length_bytes / 1e6
+        rows.append({"name": name, "workload": each[0].name, "samples_per_s": per_s, "demand_mb_per_s": demand, "profile": "mlperf-inference"})
+    return rows
 
 
 def _demand(workload: Workload) -> dict[str, Any]:

@@ -22,6 +22,10 @@ RUN_OPTIONS = (
     "--prefetch-batches", "--io-depth", "--shuffle", "--shuffle-buffer", "--decode", "--cache", "--sync", "--remainder", "--listing", "--seed", "--verify", "--warmup-steps",
     "--null-duration", "--headroom-duration", "--au-threshold", "--memory-limit", "--record-length-resize",
 )  # fmt: skip
+QUERY_OPTIONS = (
+    "--scenario", "--target-qps", "--latency-limit", "--percentile", "--min-duration", "--min-queries", "--num-workers", "--decode", "--cache", "--verify",
+    "--record-length-resize",
+)  # fmt: skip
 
 
 def _name(flag: str) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from storagebench.queryrecords import query_traces
 from storagebench.records import rank_trace_path
 from storagebench.traces import parse_step
 from storagebench.units import format_bytes, format_seconds
@@ -111,4 +112,38 @@ def _follow(run_dir: Path, planned_steps: int, compute_ns: int, world_size: int,
             left = seconds / steps * max(0, planned_steps - steps)
             rate = format_bytes(world_size * num_bytes / seconds)
             line.show(f"step {steps} of {planned_steps}, {au}about {rate}/s, {format_seconds(left)} left")
+    line.clear()
+
+
+@contextmanager
+def following_queries(run_dir: Path, scenario: str) -> Iterator[None]:
+    """Follow the newest trial's trace while it grows: samples so far and their rate. Read from the file, so that nothing is added to a query."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_follow_queries, args=(run_dir, scenario, stop), name="live-line", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _follow_queries(run_dir: Path, scenario: str, stop: threading.Event) -> None:
+    line, current = Line(), Path()
+    position = samples = 0
+    begin = time.monotonic()
+    while not stop.wait(line.period_s / 2):
+        trials = query_traces(run_dir)
+        if not trials:
+            continue
+        if trials[-1] != current:
+            current, position, samples, begin = trials[-1], 0, 0, time.monotonic()
+        with open(current, "rb") as file:
+            file.seek(position)
+            data = file.read(1 << 24)
+        position += len(data)
+        samples += data.count(b"\n[")
+        seconds = time.monotonic() - begin
+        trial = f"trial {len(trials)}, " if len(trials) > 1 else ""
+        line.show(f"{trial}{scenario}: {samples} samples in {format_seconds(seconds)}, {samples / max(seconds, 1e-9):.0f} a second")
     line.clear()

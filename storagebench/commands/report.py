@@ -36,10 +36,10 @@ def command(
     org: str | None,
     system: str | None,
 ) -> None:
-    """Report saved runs and diagnoses. RUN is a run folder, a folder of `storagebench diagnose`, or a results folder with several of them.
+    """Report saved runs, query runs and diagnoses. RUN is a run folder, a folder of `storagebench diagnose`, or a results folder with several of them.
     Writes each run's summary.json anew."""
     from storagebench.commands.progress import say
-    from storagebench.errors import StorageError
+    from storagebench.errors import StorageError, UsageError
     from storagebench.records import SUMMARY_FILE, write_json, write_whole
     from storagebench.report.html import as_html
     from storagebench.report.load import load_all
@@ -47,11 +47,18 @@ def command(
     from storagebench.report.tabular import as_json as json_text
 
     _refuse_half_a_submission(submission, rules_name, org, system)
-    loaded, diagnoses = load_all(runs)
+    loaded, diagnoses, queries = load_all(runs)
+    if queries and (as_csv or html_file is not None):
+        raise UsageError(
+            f"{queries[0].run_dir} is a query run, which has no {'CSV row' if as_csv else 'HTML page'} yet",
+            "report it as text or with --json, or give runs of `storagebench run` only",
+        )
     summaries = [run.summary for run in loaded]
-    for run in loaded:
+    asked = [run.summary for run in queries]
+    folders = [*(run.run_dir for run in loaded), *(run.run_dir for run in queries)]
+    for run_dir, summary in zip(folders, (*summaries, *asked), strict=True):
         try:
-            write_json(run.run_dir / SUMMARY_FILE, run.summary)
+            write_json(run_dir / SUMMARY_FILE, summary)
         except StorageError as error:  # an archive may be read-only: the figures are worked out all the same
             say(f"note: {error.message}")
     if html_file is not None:
@@ -61,11 +68,11 @@ def command(
         _write_submission(submission, str(rules_name), org, system, loaded)
         say(f"wrote {submission.absolute()}: no submission as it is, MISSING.txt says what it lacks")
     if as_json:
-        click.echo(json_text(summaries), nl=False)
+        click.echo(json_text([*summaries, *asked]), nl=False)
     elif as_csv:
         click.echo(csv_text(summaries), nl=False)
     else:
-        click.echo(_text(summaries, diagnoses), nl=False)
+        click.echo(_text(summaries, diagnoses, asked), nl=False)
 
 
 def _refuse_half_a_submission(submission: Path | None, rules_name: str | None, org: str | None, system: str | None) -> None:
@@ -97,13 +104,16 @@ def _write_submission(folder: Path, rules_name: str, org: str | None, system: st
     write_folder(folder, lay_out(Submission(find_ground(rules_name), name, org is not None, of_system), loaded))
 
 
-def _text(summaries: Sequence[Mapping[str, Any]], diagnoses: Sequence[LoadedDiagnosis]) -> str:
-    """The diagnoses, several of them under their names, then the page of the one run or the table of several."""
+def _text(summaries: Sequence[Mapping[str, Any]], diagnoses: Sequence[LoadedDiagnosis], queries: Sequence[Mapping[str, Any]]) -> str:
+    """The diagnoses, several of them under their names, then the page of the one run or the table of several, then the pages of query runs."""
     from storagebench.report.diagnosis import diagnosis_text
+    from storagebench.report.queries import query_text
     from storagebench.report.text import one_run, run_table
     from storagebench.report.wording import printable
 
     blocks = [(f"diagnosis {printable(one.name)}\n\n" if len(diagnoses) > 1 else "") + diagnosis_text(one.found) for one in diagnoses]
     if summaries:
         blocks.append(one_run(summaries[0]) if len(summaries) == 1 else run_table(summaries))
+    if queries:
+        blocks.append(query_text(queries))
     return "\n".join(blocks)

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from storagebench.checks.judge import is_run_dir, judge_records, read_records
+from storagebench.checks.queries import judge_query_run
 from storagebench.diagnosis.ladder import Diagnosis
 from storagebench.diagnosis.saved import DIAGNOSIS_FILE, judged, load
 from storagebench.errors import UsageError
+from storagebench.queryrecords import is_query_run
 from storagebench.ranks import Ranks
+from storagebench.records import read_run
 from storagebench.traces import Trace
 
 
@@ -28,6 +31,14 @@ class LoadedRun:
 
 
 @dataclass(frozen=True)
+class LoadedQueries:
+    """A saved query run: its folder and its summary made anew."""
+
+    run_dir: Path
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class LoadedDiagnosis:
     """A saved diagnosis: its folder, what it was called and made with, and what it says, judged anew."""
 
@@ -40,13 +51,31 @@ class LoadedDiagnosis:
 def load_runs(paths: Iterable[str | Path]) -> list[LoadedRun]:
     """The runs at these paths, in order, each once. A folder of run folders stands for all of them, by name.
 
-    Raises UsageError where a path is no run folder and holds none, or is of another schema; DatasetError where a run is damaged.
+    Raises UsageError where a path is no run folder and holds none, is a query run, or is of another schema; DatasetError where a run is damaged.
     """
+    found = _all_run_dirs(paths)
+    asked = [run_dir for run_dir in found if is_query_run(read_run(run_dir))]
+    if asked:
+        raise UsageError(
+            f"{asked[0]} is a run of `storagebench query`, which has no accelerator and no AU",
+            "give runs of `storagebench run`; query runs go through `storagebench report` and `storagebench check`",
+        )
+    return [_load(run_dir) for run_dir in found]
+
+
+def load_runs_and_queries(paths: Iterable[str | Path]) -> tuple[list[LoadedRun], list[LoadedQueries]]:
+    """The same with query runs apart, for verbs that take both."""
+    found = [(run_dir, is_query_run(read_run(run_dir))) for run_dir in _all_run_dirs(paths)]
+    runs = [_load(run_dir) for run_dir, is_query in found if not is_query]
+    return runs, [LoadedQueries(run_dir, judge_query_run(run_dir)) for run_dir, is_query in found if is_query]
+
+
+def _all_run_dirs(paths: Iterable[str | Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         for run_dir in _run_dirs(path):
             found.setdefault(run_dir.resolve(), run_dir)
-    return [_load(run_dir) for run_dir in found.values()]
+    return list(found.values())
 
 
 def load_diagnoses(paths: Iterable[str | Path]) -> list[LoadedDiagnosis]:
@@ -61,11 +90,12 @@ def load_diagnoses(paths: Iterable[str | Path]) -> list[LoadedDiagnosis]:
     return [_load_diagnosis(folder) for folder in found.values()]
 
 
-def load_all(paths: Iterable[str | Path]) -> tuple[list[LoadedRun], list[LoadedDiagnosis]]:
-    """Runs and diagnoses. A folder of diagnoses alone needs no run; else as `load_runs`."""
+def load_all(paths: Iterable[str | Path]) -> tuple[list[LoadedRun], list[LoadedDiagnosis], list[LoadedQueries]]:
+    """Runs, diagnoses and query runs. A folder of diagnoses alone needs no run; else as `load_runs`."""
     folders = [Path(path) for path in paths]
     with_runs = [folder for folder in folders if _at_or_below(folder, is_run_dir) or not _at_or_below(folder, _is_diagnosis)]
-    return load_runs(with_runs), load_diagnoses(folders)
+    runs, asked = load_runs_and_queries(with_runs)
+    return runs, load_diagnoses(folders), asked
 
 
 def _at_or_below(path: Path, wanted: Callable[[Path], bool]) -> list[Path]:

@@ -236,6 +236,14 @@ def test_many_accelerators(tmp_path: Path) -> None:
         assert verified == samples != "0"
 
 
+def test_query_vs_loadgen(tmp_path: Path) -> None:
+    pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen is not installed (pip install 'storagebench[dev]')")
+    lines = smoke("query_vs_loadgen.py", "--folder", str(tmp_path)).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["single-stream", "server at 300 queries/s, 1 workers"]
+    assert all("LoadGen " in line and "ours " in line for line in lines)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.s3
 def test_loaders_vs_plain_compares_each_loader_with_its_library(tmp_path: Path) -> None:
     """The plain programs and our adapters hand over the same samples and bytes, or the benchmark ends with an error."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from storagebench.commands.options import DATASET_OPTIONS, RUN_OPTIONS
+from storagebench.commands.options import DATASET_OPTIONS, QUERY_OPTIONS, RUN_OPTIONS
 from storagebench.workload import option_fields
 
 HELP = """\
@@ -36,6 +36,8 @@ Verbs:
   verify         Is every shard whole, every sample's checksum right.
   run            Measure: AU, throughput, stalls, for one loader; writes a run
                  folder.
+  query          Reads in MLPerf Inference's four scenarios: latency, and the
+                 rate that holds.
   probe          The raw ceiling of a storage as this client sees it.
   diagnose       Where the time goes, and the next knob to turn.
   report         Text, JSON, CSV or HTML out of saved runs.
@@ -50,44 +52,49 @@ Verbs:
 
 ACCELERATORS = """\
 accelerators:
-  name   workload            batch_size  compute_time_s  samples_per_s  demand_mb_per_s  profile
-  v100   bert                48          0.968           49.59          0.124            mlperf-storage
-  a100   cosmoflow           1           0.00551         181.5          513.3            mlperf-storage
-  h100   cosmoflow           1           0.0035          285.7          808.1            mlperf-storage
-  b200   dlrm                16384       0.000375        43690666.7     33248.6          mlperf-storage
-  mi355  dlrm                16384       0.0005625       29127111.1     22165.7          mlperf-storage
-  b200   dlrm-columns        16384       0.000375        43690666.7     6990.5           mlperf-storage
-  mi355  dlrm-columns        16384       0.0005625       29127111.1     4660.3           mlperf-storage
-  b200   flux                48          1.35            35.56          76.97            mlperf-storage
-  mi355  flux                72          2.025           35.56          76.97            mlperf-storage
-  a100   quick               16          0.04            400            26.21            storagebench
-  h100   quick               16          0.02            800            52.43            storagebench
-  b200   quick               16          0.01            1600.0         104.9            storagebench
-  a100   resnet50            400         0.435           919.5          105.4            mlperf-storage
-  h100   resnet50            400         0.224           1785.7         204.8            mlperf-storage
-  a100   resnet50            408         0.1449          2815.9         322.9            mlperf-training
-  h100   resnet50            400         0.05707         7008.9         803.6            mlperf-training
-  b200   retinanet           24          0.04755         504.7          163              mlperf-storage
-  mi355  retinanet           32          0.0634          504.7          163              mlperf-storage
-  h100   retinanet           24          0.08664         277            89.46            mlperf-training
-  v100   train-gnmt          256         0.1422          1800.0         0.495            mlperf-training
-  a100   train-gnmt          384         0.0892          4305.0         1.184            mlperf-training
-  v100   train-mask-rcnn     6           0.2371          25.3           4.136            mlperf-training
-  a100   train-mask-rcnn     8           0.1594          50.2           8.207            mlperf-training
-  h100   train-mask-rcnn     12          0.06427         186.7          30.52            mlperf-training
-  v100   train-ncf           1           0.01111         90.03          18.88            mlperf-training
-  v100   train-resnet50      208         0.1489          1397.0         161.3            mlperf-training
-  a100   train-resnet50      408         0.1449          2815.9         325.1            mlperf-training
-  h100   train-resnet50      400         0.05707         7008.9         809.1            mlperf-training
-  v100   train-ssd-resnet34  120         0.1997          601            98.25            mlperf-training
-  a100   train-ssd-resnet34  114         0.09283         1228.0         200.7            mlperf-training
-  v100   train-transformer   128         0.07814         1638.0         0.2572           mlperf-training
-  a100   train-transformer   128         0.03352         3818.0         0.5994           mlperf-training
-  v100   unet3d              4           1.36            2.94           431.1            mlperf-storage
-  a100   unet3d              7           0.636           11.01          1613.5           mlperf-storage
-  h100   unet3d              7           0.323           21.67          3177.1           mlperf-storage
-  b200   unet3d              7           0.162           43.21          6334.6           mlperf-storage
-  h100   unet3d              7           0.1             70             10262.0          mlperf-training
+  name   workload                 batch_size  compute_time_s  samples_per_s  demand_mb_per_s  profile
+  v100   bert                     48          0.968           49.59          0.124            mlperf-storage
+  a100   cosmoflow                1           0.00551         181.5          513.3            mlperf-storage
+  h100   cosmoflow                1           0.0035          285.7          808.1            mlperf-storage
+  b200   dlrm                     16384       0.000375        43690666.7     33248.6          mlperf-storage
+  mi355  dlrm                     16384       0.0005625       29127111.1     22165.7          mlperf-storage
+  b200   dlrm-columns             16384       0.000375        43690666.7     6990.5           mlperf-storage
+  mi355  dlrm-columns             16384       0.0005625       29127111.1     4660.3           mlperf-storage
+  b200   flux                     48          1.35            35.56          76.97            mlperf-storage
+  mi355  flux                     72          2.025           35.56          76.97            mlperf-storage
+  t4     inference-gnmt           -           -               354.4          0.07087          mlperf-inference
+  t4     inference-mobilenet      -           -               17725.9        2391.2           mlperf-inference
+  t4     inference-resnet50       -           -               5622.2         758.4            mlperf-inference
+  t4     inference-ssd-mobilenet  -           -               7609.0         1241.2           mlperf-inference
+  t4     inference-ssd-resnet34   -           -               136.9          22.33            mlperf-inference
+  a100   quick                    16          0.04            400            26.21            storagebench
+  h100   quick                    16          0.02            800            52.43            storagebench
+  b200   quick                    16          0.01            1600.0         104.9            storagebench
+  a100   resnet50                 400         0.435           919.5          105.4            mlperf-storage
+  h100   resnet50                 400         0.224           1785.7         204.8            mlperf-storage
+  a100   resnet50                 408         0.1449          2815.9         322.9            mlperf-training
+  h100   resnet50                 400         0.05707         7008.9         803.6            mlperf-training
+  b200   retinanet                24          0.04755         504.7          163              mlperf-storage
+  mi355  retinanet                32          0.0634          504.7          163              mlperf-storage
+  h100   retinanet                24          0.08664         277            89.46            mlperf-training
+  v100   train-gnmt               256         0.1422          1800.0         0.495            mlperf-training
+  a100   train-gnmt               384         0.0892          4305.0         1.184            mlperf-training
+  v100   train-mask-rcnn          6           0.2371          25.3           4.136            mlperf-training
+  a100   train-mask-rcnn          8           0.1594          50.2           8.207            mlperf-training
+  h100   train-mask-rcnn          12          0.06427         186.7          30.52            mlperf-training
+  v100   train-ncf                1           0.01111         90.03          18.88            mlperf-training
+  v100   train-resnet50           208         0.1489          1397.0         161.3            mlperf-training
+  a100   train-resnet50           408         0.1449          2815.9         325.1            mlperf-training
+  h100   train-resnet50           400         0.05707         7008.9         809.1            mlperf-training
+  v100   train-ssd-resnet34       120         0.1997          601            98.25            mlperf-training
+  a100   train-ssd-resnet34       114         0.09283         1228.0         200.7            mlperf-training
+  v100   train-transformer        128         0.07814         1638.0         0.2572           mlperf-training
+  a100   train-transformer        128         0.03352         3818.0         0.5994           mlperf-training
+  v100   unet3d                   4           1.36            2.94           431.1            mlperf-storage
+  a100   unet3d                   7           0.636           11.01          1613.5           mlperf-storage
+  h100   unet3d                   7           0.323           21.67          3177.1           mlperf-storage
+  b200   unet3d                   7           0.162           43.21          6334.6           mlperf-storage
+  h100   unet3d                   7           0.1             70             10262.0          mlperf-training
 """
 
 PLAN_HEAD = """\
@@ -115,6 +122,7 @@ def test_help(cli: Any) -> None:
         "import-config",
         "verify",
         "run",
+        "query",
         "probe",
         "diagnose",
         "report",
@@ -314,7 +322,7 @@ def test_debug_shows_the_traceback(cli: Any, tmp_path: Path) -> None:
 
 
 def test_every_option_of_the_workload_model_can_be_given(cli_here: Any) -> None:
-    offered = {*DATASET_OPTIONS, *RUN_OPTIONS}
+    offered = {*DATASET_OPTIONS, *RUN_OPTIONS, *QUERY_OPTIONS}
     assert offered == set(option_fields())
     result = cli_here("plan", "quick", "--compute-time", "1ms", "--io-depth", "3", "--shuffle", "false", "--json")
     assert result.returncode == 0, result.stderr

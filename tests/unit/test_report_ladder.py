@@ -150,9 +150,9 @@ def test_where_diagnoses_are_found(diagnosis: LoadedDiagnosis, report_make: Make
     report_write(folder, report_make(run_id="cold-1", steps=5))
     report_write(folder / "rungs", report_make(run_id="null-1", steps=5))
     report_write(tmp_path, report_make(run_id="other", steps=5))
-    runs, diagnoses = load_all([folder])
+    runs, diagnoses, _ = load_all([folder])
     assert [run.run["run_id"] for run in runs] == ["cold-1"] and [one.name for one in diagnoses] == ["diagnose-quick"]
-    runs, diagnoses = load_all([tmp_path, folder])
+    runs, diagnoses, _ = load_all([tmp_path, folder])
     assert [run.run["run_id"] for run in runs] == ["other", "cold-1"] and len(diagnoses) == 1
     assert load_diagnoses([folder / "cold-1"]) == []
 

@@ -65,7 +65,8 @@ def test_shipped_workloads_load(name: str) -> None:
     configured = load_workload(name)
     assert configured.workload.name == name
     assert configured.workload.source
-    assert configured.provenance["train.batch_size"].startswith(f"{name}.yaml:")
+    consumer = "query.qsl_samples" if name.startswith("inference-") else "train.batch_size"
+    assert configured.provenance[consumer].startswith(f"{name}.yaml:")
 
 
 # Published demand of one accelerator, samples/s and MB/s: reference/workloads.md, section 1 (rows of the first table), 2 and 5. Section 5 gives GB/s of a node
@@ -123,8 +124,33 @@ def test_demand_is_the_published_one(name: str, profile: str, accelerator: str, 
 
 
 def test_every_accelerator_of_every_workload_is_pinned() -> None:
-    found = {(one.name, one.train.profile, one.run.accelerator) for name in known_workloads() if name not in UNPUBLISHED for one in variants(name)}
+    found = {
+        (one.name, one.train.profile, one.run.accelerator)
+        for name in known_workloads()
+        if name not in UNPUBLISHED
+        for one in variants(name)
+        if one.run.accelerator
+    }
     assert found == {row[:3] for row in PUBLISHED}
+
+
+# MLPerf Inference v0.5, reference/workloads.md section 6: samples/s of 8 T4 in Offline, and GB/s of their JPEG source (None where none is given).
+PUBLISHED_QUERIES = [
+    ("inference-resnet50", 44_978, "6.1"),
+    ("inference-mobilenet", 141_807, "19.1"),
+    ("inference-ssd-mobilenet", 60_872, "9.9"),
+    ("inference-ssd-resnet34", 1_095, "0.18"),
+    ("inference-gnmt", 2_835, None),
+]
+
+
+@pytest.mark.parametrize(("name", "samples_per_s", "gb_per_s"), PUBLISHED_QUERIES)
+def test_demand_of_queries_is_the_published_one(name: str, samples_per_s: float, gb_per_s: str | None) -> None:
+    workload = load_workload(name).workload
+    assert workload.query.offline_samples_per_s["t4"] * 8 == pytest.approx(samples_per_s, rel=0.005)
+    if gb_per_s is not None:
+        digits = len(gb_per_s.partition(".")[2])
+        assert f"{samples_per_s * workload.dataset.record_length_bytes / 1e9:.{digits}f}" == gb_per_s
 
 
 def test_layers_lie_over_one_another_and_options_over_all(tmp_path: Path) -> None:
