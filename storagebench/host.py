@@ -137,6 +137,10 @@ class HostTrace:
         """Write down what the storage gave when it was asked for more than the run had asked for."""
         self._trace.write({"kind": "headroom", "begin_ns": begin_ns, **clock_pair(self._clock), **found})
 
+    def written(self, removed: Mapping[str, Any]) -> None:
+        """Write down that what the writers wrote was deleted, or why it was not."""
+        self._trace.write({"kind": "written", **clock_pair(self._clock), **removed})
+
     def end(self, outcome: Mapping[str, Any]) -> None:
         """Write how the run ended, and close."""
         self._trace.write({"kind": "end", **clock_pair(self._clock), **outcome})

@@ -67,6 +67,8 @@ _SAME: Final[Mapping[str, Fact]] = {
     "sync": _config("run", "sync"),
     "remainder": _config("run", "remainder"),
     "dataset": _dataset,
+    "writers": lambda saved: saved.run["config"]["run"].get("writers", 0),
+    "write rate": lambda saved: saved.run["config"]["run"].get("write_rate", 0),
 }
 _SUBJECT: Final[Mapping[str, Fact]] = {
     "loader": _summary("loader"),

@@ -22,6 +22,10 @@ def plan_text(plan: Mapping[str, Any], config: Mapping[str, Any], provenance: Ma
         ("memory", f"{format_gib(plan['memory_bytes'])}, of which {format_gib(plan['shared_memory_bytes'])} in /dev/shm"),
         ("workers", f"{plan['workers_per_rank']} a rank, {plan['prefetch_batches']} batches of {format_bytes(plan['batch_bytes'])} ahead"),
     ]
+    if plan.get("writers"):
+        rate = plan["write_demand_bytes_per_s"]
+        speed = "as fast as they can" if rate is None else f"{format_rate(rate)} together"
+        rows.append(("writers", f"{plan['writers']} beside the ranks, {speed}"))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {text}" for name, text in rows] + [""]
     values = [(f"{section}.{field}", value) for section in ("dataset", "loader", "train", "run") for field, value in config[section].items()]
