@@ -19,7 +19,7 @@ import psutil
 from storagebench.clock import Clock
 from storagebench.nvml import DeviceSampler
 from storagebench.plan import Free
-from storagebench.records import SCHEMA_VERSION, TRACE_DIR, TraceWriter
+from storagebench.records import SCHEMA_VERSION, TRACE_DIR, TraceWriter, rank_traces, writer_traces
 
 _PACKAGES = (
     "storagebench", "torch", "numpy", "pyarrow", "webdataset", "s3fs", "fsspec", "obstore", "pillow", "crc32c", "cryptography", "pydantic", "plotly"
@@ -160,8 +160,8 @@ class HostTrace:
                 return
 
     def _sync_traces(self) -> None:
-        """Make the ranks' traces durable from here, so that no step ever waits for the disk. A host crash loses 5 s at most."""
-        for path in (self._run_dir / TRACE_DIR).glob("rank-*.jsonl"):
+        """Make the traces of ranks and writers durable from here, so that no step ever waits for the disk. A host crash loses 5 s at most."""
+        for path in (*rank_traces(self._run_dir), *writer_traces(self._run_dir)):
             fd = os.open(path, os.O_RDONLY)
             try:
                 os.fdatasync(fd)

@@ -41,7 +41,10 @@ def agrees(results: Path) -> str:
     return subprocess.run([sys.executable, "-E", "-s", str(RECOMPUTE), str(results / "r")], capture_output=True, text=True, check=False).stdout
 
 
-@pytest.mark.parametrize(("form", "loader", "ranks"), [("tfrecord", ("direct",), ()), ("tfrecord_zlib", ("tfrecord",), ("--num-accelerators", "2"))])
+@pytest.mark.parametrize(
+    ("form", "loader", "ranks"),
+    [("tfrecord", ("direct",), ()), pytest.param("tfrecord_zlib", ("tfrecord",), ("--num-accelerators", "2"), marks=pytest.mark.catalogue)],
+)
 def test_a_run_with_writers(form: str, loader: tuple[str, ...], ranks: tuple[str, ...], cli: Any, make_dataset: Any, tmp_path: Path) -> None:
     dataset, facts = make_dataset(format=form, num_samples=192, samples_per_shard=3)
     before = files_of(dataset)
@@ -56,7 +59,7 @@ def test_a_run_with_writers(form: str, loader: tuple[str, ...], ranks: tuple[str
     assert len({row["key"] for row in rows}) == len(rows)
     assert len(writer_traces(tmp_path / "r")) == 2
     assert files_of(dataset) == before  # shards, their index files and the folder are gone
-    assert summary["delivered_bytes"] == 2 * facts.record_bytes - summary["dropped_samples"] * 0
+    assert (summary["delivered_bytes"], summary["dropped_samples"]) == (2 * facts.record_bytes, 0)
     assert agrees(tmp_path) == "1 runs: every figure agrees\n"
     saved = (tmp_path / "r" / "summary.json").read_bytes()
     (tmp_path / "r" / "summary.json").unlink()
@@ -164,14 +167,67 @@ def test_a_killed_writer_makes_the_run_invalid(make_dataset: Any, tmp_path: Path
     assert files_of(dataset) == before
 
 
-def test_a_writer_that_cannot_start_ends_the_run_with_its_own_words(cli: Any, make_dataset: Any, tmp_path: Path) -> None:
-    """A run's folder lies where a file is."""
+def test_a_writer_that_cannot_write_makes_the_run_invalid_in_its_own_words(cli: Any, make_dataset: Any, tmp_path: Path) -> None:
+    """A file lies where their folder is to be."""
     dataset, _ = make_dataset(format="tfrecord", num_samples=191, samples_per_shard=3)
     (Path(dataset) / "written").write_text("")
     result = cli(*arguments(dataset, tmp_path, "--loader", "direct"))
     assert result.returncode == 6
     assert "error: writer 0: cannot write written/r/00000-00000000.tfrecord" in result.stderr
     assert (Path(dataset) / "written").read_text() == ""
+
+
+def test_a_writer_that_cannot_start_ends_the_run_in_its_own_words(cli: Any, cli_here: Any, tmp_path: Path) -> None:
+    """Real images may be shorter than any that can be made."""
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    for index in range(64):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "photos" / f"{index}.jpg")
+    assert cli_here("import", str(tmp_path / "photos"), "--format", "tfrecord", "--data-dir", str(tmp_path / "data")).returncode == 0
+    result = cli(*arguments(str(tmp_path / "data"), tmp_path, "--loader", "direct"))
+    assert result.returncode == 2
+    assert "error: writer 0: no record like the dataset's shortest can be made" in result.stderr
+    assert "hint: use --writers 0" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.s3
+@pytest.mark.catalogue
+def test_a_run_with_writers_on_s3(cli: Any, s3_environment: dict[str, str], s3_server: Any, tmp_path: Path) -> None:
+    url, endpoint = "s3://bench/writers", f"endpoint_url={s3_environment['endpoint_url']}"
+    made = cli(
+        "generate",
+        "quick",
+        "--format",
+        "npz",
+        "--payload",
+        "bytes",
+        "--num-samples",
+        "64",
+        "--record-length",
+        "9kB",
+        "--data-dir",
+        url,
+        "--storage-option",
+        endpoint,
+    )
+    assert made.returncode == 0, made.stderr
+    result = cli(*arguments(url, tmp_path, "--storage-option", endpoint, "--loader", "direct", "--write-rate", "200kB", "--json"))
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert summary["written_bytes"] == sum(row["bytes"] for row in rows_of(tmp_path)) > 0
+    left = [path for path in files_of(s3_server.directory) if "written" in path and not (Path(s3_server.directory) / path).is_dir()]
+    assert left == []
+    assert agrees(tmp_path) == "1 runs: every figure agrees\n"
+
+
+def test_diagnose_is_of_readers_alone(cli_here: Any, make_dataset: Any, tmp_path: Path) -> None:
+    dataset, _ = make_dataset()
+    result = cli_here("diagnose", "quick", "--data-dir", dataset, "--compute-time", "10ms", "--writers", "2", "--results-dir", str(tmp_path))
+    assert result.returncode == 2
+    assert "--writers is 2" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_memory_is_of_one_process(cli_here: Any) -> None:
