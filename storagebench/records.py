@@ -7,7 +7,7 @@ Schema 2. A step is an array, the values of `STEP_COLUMNS` in order: a third of 
 The columns are named in each file, by a record of kind `columns` before the first step. Every other record is an object with a `kind`: header,
 dataset (as the rank read it), opened (the loader), cache, epoch_start, epoch_end, error, footer; in host files: header, host (a sample each second),
 ceiling (the storage probed raw), headroom (the storage asked for more than the run did), written (what writers wrote was deleted), end; in files of
-writers: header, writing (the keys of a shard that is begun), shard (it is stored), error, end. Stamps are CLOCK_MONOTONIC nanoseconds of that host.
+writers: header, start, writing (the keys of a shard that is begun), shard (it is stored), error, end. Stamps are CLOCK_MONOTONIC nanoseconds of that host.
 Schema 1 (never released) had steps as objects.
 """
 

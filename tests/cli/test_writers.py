@@ -70,8 +70,8 @@ def test_a_run_with_writers(form: str, loader: tuple[str, ...], ranks: tuple[str
     assert dict(zip(csv[0].split(","), csv[1].split(","), strict=False))["written_bytes"] == str(summary["written_bytes"])
 
 
-def test_the_writers_are_no_others_and_write_no_faster_than_asked(cli: Any, make_dataset: Any, tmp_path: Path) -> None:
-    """What a loaded machine cannot change: no shard is begun before its share of the rate allows it, and at most so many are left standing."""
+def test_writers_write_no_faster_than_asked(cli: Any, make_dataset: Any, tmp_path: Path) -> None:
+    """What a loaded machine cannot change: no shard is begun before its share of the rate allows it, and all that was written is deleted once."""
     dataset, _ = make_dataset(format="tfrecord", num_samples=192, samples_per_shard=3)
     more = ("--loader", "direct", "--write-rate", "400kB", "--write-shard-samples", "2", "--write-keep-shards", "1")
     result = cli(*arguments(dataset, tmp_path, *more))
@@ -81,13 +81,13 @@ def test_the_writers_are_no_others_and_write_no_faster_than_asked(cli: Any, make
         rows = read_trace(path).of_kind("shard")
         assert len(rows) > 1
         assert {row["samples"] for row in rows} == {2}
+        (start,) = read_trace(path).of_kind("start")
         num_bytes = 0
         for row in rows:
-            assert row["begin_ns"] - rows[0]["begin_ns"] >= num_bytes / 200e3 * 1e9 - 5e6  # the first may have begun a little late
+            assert row["begin_ns"] - start["begin_ns"] >= int(num_bytes / 200e3 * 1e9)
             num_bytes += row["bytes"]
-    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
-    asked = 400e3 * summary["window_s"] + 2 * max(row["bytes"] for row in rows_of(tmp_path))
-    assert summary["write_bytes_per_s"] * summary["window_s"] <= asked
+        removed = [record for host in (tmp_path / "r" / "trace").glob("host-*") for record in read_trace(host).of_kind("written")]
+        assert removed[0]["keys"] == 2 * len(rows_of(tmp_path))  # shards, and the index beside each
 
 
 @contextmanager
@@ -120,10 +120,11 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     assert not [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_ctrl_c_ends_the_writers_at_once_and_leaves_nothing(cli: Any, make_dataset: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", ["1", pytest.param("2", marks=pytest.mark.catalogue)])
+def test_ctrl_c_ends_the_writers_at_once_and_leaves_nothing(ranks: str, make_dataset: Any, tmp_path: Path) -> None:
     dataset, _ = make_dataset(format="tfrecord", num_samples=192, samples_per_shard=3)
     before = files_of(dataset)
-    with started(*arguments(dataset, tmp_path, "--loader", "direct", "--epochs", "1000")) as process:
+    with started(*arguments(dataset, tmp_path, "--loader", "direct", "--num-accelerators", ranks, "--epochs", "1000")) as process:
         writers = wait_for_shards(tmp_path)
         os.killpg(process.pid, signal.SIGINT)
         begin = time.monotonic()
@@ -139,7 +140,7 @@ def test_ctrl_c_ends_the_writers_at_once_and_leaves_nothing(cli: Any, make_datas
     assert agrees(tmp_path) == "1 runs: every figure agrees\n"
 
 
-def test_a_killed_command_takes_its_writers_along_and_the_report_names_what_is_left(cli: Any, cli_here: Any, tmp_path: Path) -> None:
+def test_a_killed_command_takes_its_writers_along_and_the_report_names_what_is_left(cli_here: Any, tmp_path: Path) -> None:
     dataset = str(tmp_path / "data")
     made = cli_here(
         "generate", "quick", "--format", "tfrecord", "--payload", "bytes", "--num-samples", "192", "--record-length", "9kB", "--data-dir", dataset

@@ -18,7 +18,8 @@ from storagebench.records import TraceWriter, writer_trace_path
 from storagebench.traces import Steps, Trace
 from storagebench.window import EpochWindow, RankWindow
 from storagebench.writefigures import bytes_within, write_figures
-from storagebench.writers import refuse_unfit, remove_written, shard_of
+from storagebench.writermain import shard_of
+from storagebench.writers import refuse_unfit, remove_written
 
 S = 10**9
 RUN = {"config": {"run": {"writers": 2}}}
