@@ -111,6 +111,18 @@ def runs(scaled: Scaled) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
                 yield form, loader, run(scaled, data, loader)
 
 
+def queries(scaled: Scaled) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(scenario, summary) of short query runs over its dataset."""
+    with dataset(scaled, scaled.workload.dataset.format) as data, tempfile.TemporaryDirectory(prefix="storagebench-catalogue-") as results:
+        for scenario in SCENARIOS:
+            options = [
+                "--scenario", scenario, "--min-duration", "0.5s", "--min-queries", "64", "--target-qps", "100", "--latency-limit", "1s", "--percentile", "0.9",
+                "--set", "query.offline_samples=256", "--set", "query.qsl_samples=0", "--results-dir", results, "--run-id", scenario, "--json",
+            ]  # fmt: skip
+            found = json.loads(call("query", scaled.workload.name, "--data-dir", str(data), *options, codes=(0, 6)))
+            yield scenario, found[0] if isinstance(found, list) else found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="only these")
@@ -133,6 +145,10 @@ def main() -> int:
                 f"{found['bottleneck'] or '-':<13}{'ok' if good else 'WRONG ' + ', '.join(row['code'] for row in found['findings'])}",
                 flush=True,
             )
+        for scenario, found in queries(scaled) if scaled.workload.query.offline_samples_per_s else ():
+            good = found["valid"] and found["verdict"] == "VALID"
+            wrong += not good
+            print(f"{name:<22}{'query':<16}{scenario:<14}{'ok' if good else 'WRONG'}: {found['verdict']}", flush=True)
     print(f"{len(chosen)} workloads in {(time.monotonic() - begin) / 60:.1f} minutes, {wrong} of their runs wrong")
     return 1 if wrong else 0
 

@@ -89,5 +89,10 @@ def _refuse(request: Request, seconds: float) -> None:
         raise UsageError("diagnose needs a compute time above 0", "give --accelerator or --compute-time")
     if workload.run.cache == "as-is":
         raise UsageError("diagnose needs a cache state that it can bring about, and --cache is as-is", "use --cache cold, warm or direct")
+    if workload.run.writers:
+        raise UsageError(
+            f"diagnose holds the job against what the storage gives to readers alone, and --writers is {workload.run.writers}",
+            "use --writers 0; what writers take shows in `compare` of two runs, with and without them",
+        )
     if seconds <= 0:
         raise UsageError(f"--rung-duration is {seconds:g} s, and must be above 0", "such as 2s")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -81,13 +82,24 @@ _NOTHING_CHECKED = _Proof()
 class Engine:
     """Drives one loader for one rank. `run` may be called once."""
 
-    def __init__(self, job: EngineJob, world: World, clock: Clock, trace: Trace, cache: CacheControl, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        job: EngineJob,
+        world: World,
+        clock: Clock,
+        trace: Trace,
+        cache: CacheControl,
+        accelerator: Accelerator,
+        beside: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        """`beside`: what goes on from before the first epoch until after the last one, and not while the null loader runs."""
         self._job = job
         self._world = world
         self._clock = clock
         self._trace = trace
         self._cache = cache
         self._accelerator = accelerator
+        self._beside: AbstractContextManager[Any] = nullcontext() if beside is None else beside
         self._steps_done = 0
         self._first_start_ns: int | None = None
         self._stopped = False
@@ -101,10 +113,11 @@ class Engine:
         """The whole run of this rank: the epochs, then the null loader, which nothing waits for. The loader is left drained and open."""
         if null_loader is not None and self._job.compute_ns > 0:
             self._calibrate_handoff(null_loader)
-        for epoch in range(self._job.epochs):
-            self._epoch(loader, epoch)
-            if self._stopped:
-                break
+        with self._beside:
+            for epoch in range(self._job.epochs):
+                self._epoch(loader, epoch)
+                if self._stopped:
+                    break
         if null_loader is not None and self._job.null_duration_ns > 0 and self._job.compute_ns > 0:
             self._run_null(null_loader)
         self._trace.write({"kind": "footer", "steps": self._steps_done, "samples": self._samples_done})

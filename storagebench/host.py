@@ -19,7 +19,7 @@ import psutil
 from storagebench.clock import Clock
 from storagebench.nvml import DeviceSampler
 from storagebench.plan import Free
-from storagebench.records import SCHEMA_VERSION, TRACE_DIR, TraceWriter
+from storagebench.records import SCHEMA_VERSION, TRACE_DIR, TraceWriter, rank_traces, writer_traces
 
 _PACKAGES = (
     "storagebench", "torch", "numpy", "pyarrow", "webdataset", "s3fs", "fsspec", "obstore", "pillow", "crc32c", "cryptography", "pydantic", "plotly"
@@ -138,6 +138,10 @@ class HostTrace:
         """Write down what the storage gave when it was asked for more than the run had asked for."""
         self._trace.write({"kind": "headroom", "begin_ns": begin_ns, **clock_pair(self._clock), **found})
 
+    def written(self, removed: Mapping[str, Any]) -> None:
+        """Write down that what the writers wrote was deleted, or why it was not."""
+        self._trace.write({"kind": "written", **clock_pair(self._clock), **removed})
+
     def end(self, outcome: Mapping[str, Any]) -> None:
         """Write how the run ended, and close."""
         self._trace.write({"kind": "end", **clock_pair(self._clock), **outcome})
@@ -157,8 +161,8 @@ class HostTrace:
                 return
 
     def _sync_traces(self) -> None:
-        """Make the ranks' traces durable from here, so that no step ever waits for the disk. A host crash loses 5 s at most."""
-        for path in (self._run_dir / TRACE_DIR).glob("rank-*.jsonl"):
+        """Make the traces of ranks and writers durable from here, so that no step ever waits for the disk. A host crash loses 5 s at most."""
+        for path in (*rank_traces(self._run_dir), *writer_traces(self._run_dir)):
             fd = os.open(path, os.O_RDONLY)
             try:
                 os.fdatasync(fd)

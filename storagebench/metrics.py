@@ -12,17 +12,18 @@ from typing import Any
 from storagebench.ceiling import ceiling_figures, probe_before_s
 from storagebench.devicefigures import device_figures
 from storagebench.limits import limits
-from storagebench.ranks import Rank, Ranks
+from storagebench.ranks import Rank, Ranks, quantiles
 from storagebench.records import SCHEMA_VERSION
-from storagebench.traces import Ints, Trace
+from storagebench.traces import Trace
 from storagebench.window import EpochWindow, RankWindow, in_step
+from storagebench.writefigures import write_figures
 
 Summary = dict[str, Any]
 MAX_AMPLIFICATION = 1.2
 
 
-def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace]) -> Summary:
-    """Everything of `summary.json` but the findings, which `storagebench.checks` adds. Ranks without a trace are simply not there."""
+def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace], writers: Sequence[Trace] = ()) -> Summary:
+    """Everything of `summary.json` but the findings, which `storagebench.checks` adds. Ranks and writers without a trace are simply not there."""
     windows = [rank.window for rank in ranks]
     if run["config"]["run"].get("sync") == "step":
         windows = in_step(windows)
@@ -70,6 +71,7 @@ def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace]) -> S
         "step_quantiles_s": quantiles(ranks.lengths_ns),
         **_cpu(ranks, hosts, totals["delivered_bytes"]),
         **device_figures(run, ranks, hosts),
+        **write_figures(run, windows, writers, one_host=len({rank.host for rank in ranks}) == 1),
         **ceiling_figures(run, hosts, rates["delivered_bytes_per_s"], totals),
         **_proof(ranks),
         "listing": run.get("listing"),
@@ -234,15 +236,6 @@ def _first_batch_s(rank: Rank) -> float | None:
 def _mean_ns(windows: Sequence[RankWindow], name: str) -> float | None:
     values = [sum(getattr(epoch, name) for epoch in window.epochs) / 1e9 for window in windows]
     return float(sum(values) / len(values)) if values else None
-
-
-def quantiles(sorted_ns: Ints) -> dict[str, float] | None:
-    """p50, p90, p99 (nearest rank, never interpolated past a measured value) and max of ascending ns, in seconds; None of nothing."""
-    count = len(sorted_ns)
-    if not count:
-        return None
-    picks = {f"p{level}": int(sorted_ns[max(0, -(-level * count // 100) - 1)]) / 1e9 for level in (50, 90, 99)}
-    return {**picks, "max": int(sorted_ns[-1]) / 1e9}
 
 
 def _cpu(ranks: Ranks, hosts: Sequence[Trace], delivered_bytes: int) -> Summary:

@@ -18,6 +18,7 @@ from storagebench.workload import Workload
 RANK_BASE_BYTES = 150 * 2**20
 RANK_TORCH_BYTES = 350 * 2**20
 WORKER_BASE_BYTES = 200 * 2**20
+WRITER_BYTES = 100 * 2**20  # measured: 62 MB with records of 5 kB
 # A rank that shares a process: its threads' stacks and buffers as far as they are touched, and what its loader holds beyond the batches.
 SHARING_RANK_BYTES = 4 * 2**20
 _DESCRIPTORS_OF_A_PROCESS = 64
@@ -25,7 +26,8 @@ _DESCRIPTORS_OF_A_PROCESS = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do and need. Bytes per second are of all accelerators at full utilisation."""
+    """What a run will do and need. Bytes per second are of all accelerators at full utilisation; `write_demand_bytes_per_s` are stored bytes of all
+    writers, None where they write as fast as they can (or there are none)."""
 
     world_size: int
     num_processes: int
@@ -46,6 +48,8 @@ class Plan:
     memory_bytes: int
     shared_memory_bytes: int
     descriptors: int
+    writers: int
+    write_demand_bytes_per_s: float | None
 
 
 def num_processes(workload: Workload, world_size: int | None = None) -> int:
@@ -163,9 +167,11 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
         workers_per_rank=workers,
         prefetch_batches=workload.loader.prefetch_batches,
         batch_bytes=batch_bytes,
-        memory_bytes=processes * base + world_size * (sharing_bytes + data_bytes + buffer_bytes),
+        memory_bytes=processes * base + world_size * (sharing_bytes + data_bytes + buffer_bytes) + workload.run.writers * WRITER_BYTES,
         shared_memory_bytes=world_size * data_bytes if process_workers else 0,
         descriptors=_DESCRIPTORS_OF_A_PROCESS + per_process * in_flight * (workers + 1) * 2,
+        writers=workload.run.writers,
+        write_demand_bytes_per_s=float(workload.run.write_rate) if workload.run.writers and workload.run.write_rate else None,
     )
 
 
@@ -209,6 +215,7 @@ def refuse_if_too_large(plan: Plan, free: Free, limit_fraction: float) -> None:
     arithmetic = (
         f"{plan.world_size} rank{'s' if plan.world_size > 1 else ''} x ({plan.prefetch_batches} prefetched + 1 in use) batches "
         f"x {format_gib(plan.batch_bytes)} + {plan.num_processes} process{'es' if plan.num_processes > 1 else ''} ({plan.workers_per_rank} workers a rank)"
+        + (f" + {plan.writers} writers" if plan.writers else "")
     )
     for what, need, have in (
         ("memory", plan.memory_bytes, free.memory_bytes),

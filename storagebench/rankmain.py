@@ -32,6 +32,7 @@ from storagebench.s3server import find_server
 from storagebench.storage import open_spec
 from storagebench.workload import Workload
 from storagebench.world import Place, World, open_world, place_from_environment
+from storagebench.writers import Writers
 
 _LAUNCHER_ENDS_US_WITHIN_S = 5.0
 
@@ -39,6 +40,7 @@ _LAUNCHER_ENDS_US_WITHIN_S = 5.0
 class _Shared(NamedTuple):
     """What the ranks of one process have in common."""
 
+    run_dir: Path
     run: Mapping[str, Any]
     workload: Workload
     spec: StoreSpec
@@ -58,20 +60,20 @@ def process_main(run_dir_text: str) -> int:
             traces.append(_open_trace(run_dir, run, each, clock))
             stack.callback(traces[-1].close)
         if run["config"]["run"]["accelerators_per_process"] == 1:
-            return _told(traces[0], place, clock, lambda: _run_alone(run, place, clock, traces[0]))
-        return _told(traces[0], places[0], clock, lambda: _run_together(run, place, places, traces))
+            return _told(traces[0], place, clock, lambda: _run_alone(run_dir, run, place, clock, traces[0]))
+        return _told(traces[0], places[0], clock, lambda: _run_together(run_dir, run, place, places, traces))
 
 
-def _run_alone(run: Mapping[str, Any], place: Place, clock: Clock, trace: TraceWriter) -> int:
-    shared = _open_shared(run, [trace])
+def _run_alone(run_dir: Path, run: Mapping[str, Any], place: Place, clock: Clock, trace: TraceWriter) -> int:
+    shared = _open_shared(run_dir, run, [trace])
     world = open_world(place)
     _run_rank(shared, world, clock, trace)
     world.close()
     return EXIT_OK
 
 
-def _run_together(run: Mapping[str, Any], place: Place, places: list[Place], traces: list[TraceWriter]) -> int:
-    shared = _open_shared(run, traces)
+def _run_together(run_dir: Path, run: Mapping[str, Any], place: Place, places: list[Place], traces: list[TraceWriter]) -> int:
+    shared = _open_shared(run_dir, run, traces)
     group = ConsumerGroup(open_world(place), places)
 
     def consume(world: ConsumerWorld) -> int:
@@ -143,7 +145,7 @@ def _write_error(trace: TraceWriter, clock: SystemClock, message: str, hint: str
     )
 
 
-def _open_shared(run: Mapping[str, Any], traces: list[TraceWriter]) -> _Shared:
+def _open_shared(run_dir: Path, run: Mapping[str, Any], traces: list[TraceWriter]) -> _Shared:
     """The dataset, as this process reads it. Raises DatasetError where it is not the one that was planned."""
     spec = StoreSpec(**run["store"])
     dataset = dataset_of_run(run)
@@ -152,7 +154,7 @@ def _open_shared(run: Mapping[str, Any], traces: list[TraceWriter]) -> _Shared:
         trace.write({"kind": "dataset", "digest": digest})
     if digest != run["dataset"]["digest"]:
         raise DatasetError(f"the dataset at {spec.url} changed since the run was planned", "nothing may write to it during a run")
-    return _Shared(run, Workload.model_validate(run["config"]), spec, dataset)
+    return _Shared(run_dir, run, Workload.model_validate(run["config"]), spec, dataset)
 
 
 def dataset_of_run(run: Mapping[str, Any]) -> Dataset:
@@ -175,9 +177,15 @@ def _run_rank(shared: _Shared, world: World, clock: Clock, trace: TraceWriter) -
         cache = _host_cache(workload, shared.spec, dataset)
         steps = _engine_job(shared.run, workload, dataset)
         with closing(_accelerator(workload, clock, steps, world.place)) as accelerator:
-            Engine(steps, world, clock, trace, cache, accelerator).run(loader, null_loader)
+            Engine(steps, world, clock, trace, cache, accelerator, _writers(shared, world.place)).run(loader, null_loader)
     finally:
         loader.close()
+
+
+def _writers(shared: _Shared, place: Place) -> Writers | None:
+    """Those of this host, which its first rank starts."""
+    count = shared.workload.run.writers
+    return Writers(shared.run_dir, count, place.rank // place.ranks_per_host) if count and place.rank_of_host == 0 else None
 
 
 def _accelerator(workload: Workload, clock: Clock, job: EngineJob, place: Place) -> Accelerator:

@@ -181,6 +181,15 @@ def epoch_starts(records: Sequence[Mapping[str, Any]]) -> dict[int, int]:
     return {record["epoch"]: record["start_ns"] for record in records if record["kind"] == "epoch_start"}
 
 
+def quantiles(sorted_ns: Ints) -> dict[str, float] | None:
+    """p50, p90, p99 (nearest rank, never interpolated past a measured value) and max of ascending ns, in seconds; None of nothing."""
+    count = len(sorted_ns)
+    if not count:
+        return None
+    picks = {f"p{level}": int(sorted_ns[max(0, -(-level * count // 100) - 1)]) / 1e9 for level in (50, 90, 99)}
+    return {**picks, "max": int(sorted_ns[-1]) / 1e9}
+
+
 def _sorted(parts: list[Ints]) -> Ints:
     """All in one, sorted. The parts are let go."""
     joined = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)

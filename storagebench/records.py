@@ -6,7 +6,8 @@ reaches the kernel by one write() before the next step, so a SIGKILL loses at mo
 Schema 2. A step is an array, the values of `STEP_COLUMNS` in order: a third of the bytes of an object, and a tenth of the time to make and to read.
 The columns are named in each file, by a record of kind `columns` before the first step. Every other record is an object with a `kind`: header,
 dataset (as the rank read it), opened (the loader), cache, epoch_start, epoch_end, error, footer; in host files: header, host (a sample each second),
-ceiling (the storage probed raw), headroom (the storage asked for more than the run did), end. Stamps are CLOCK_MONOTONIC nanoseconds of that host.
+ceiling (the storage probed raw), headroom (the storage asked for more than the run did), written (what writers wrote was deleted), end; in files of
+writers: header, start, writing (the keys of a shard that is begun), shard (it is stored), error, end. Stamps are CLOCK_MONOTONIC nanoseconds of that host.
 Schema 1 (never released) had steps as objects.
 """
 
@@ -198,6 +199,14 @@ def rank_traces(run_dir: Path) -> list[Path]:
 
 def host_traces(run_dir: Path) -> list[Path]:
     return sorted((run_dir / TRACE_DIR).glob("host-*.jsonl"))
+
+
+def writer_traces(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / TRACE_DIR).glob("writer-*.jsonl"))
+
+
+def writer_trace_path(run_dir: Path, writer: int) -> Path:
+    return run_dir / TRACE_DIR / f"writer-{writer:05d}.jsonl"
 
 
 def rank_trace_path(run_dir: Path, rank: int) -> Path:

@@ -45,6 +45,7 @@ from storagebench.storage.s3_config import endpoint_of_environment
 from storagebench.traces import read_trace
 from storagebench.units import format_bytes
 from storagebench.workload import Workload
+from storagebench.writers import refuse_unfit, remove_written
 
 _OPENED_OBJECTS = 1000
 _LAUNCHER_ENDS_US_WITHIN_S = 5.0
@@ -101,9 +102,10 @@ def prepare(request: Request) -> Path:
     ceiling = _ceiling_asked(request, info, dataset, spec)
     plan = make_plan(workload, workload.run.num_accelerators, dataset)
     refuse_if_too_large(plan, host.free(), workload.run.memory_limit_fraction)
+    refuse_unfit(workload, dataset, request.run_id)
     in_process = spec.kind == "memory" or (spec.kind == "shaped" and spec.root.startswith("memory://"))
-    if in_process and (plan.num_processes > 1 or (info.workers == "processes" and workload.loader.num_workers)):
-        raise UsageError("a dataset in memory:// lives in one process", "use one accelerator and --num-workers 0, or a path")
+    if in_process and (plan.num_processes > 1 or (info.workers == "processes" and workload.loader.num_workers) or workload.run.writers):
+        raise UsageError("a dataset in memory:// lives in one process", "use one accelerator, --num-workers 0 and --writers 0, or a path")
     run_dir = create_run_dir(request.results_dir, request.run_id)
     clock = SystemClock()
     write_json(
@@ -255,6 +257,8 @@ def execute(run_dir: Path, debug: bool = False) -> Summary:
     if failure is None and outcome.exit_code != EXIT_OK:
         failure, failed_rank = _failure(run_dir, outcome, run["plan"]["world_size"], run["config"]["run"]["accelerators_per_process"])
         outcome = replace(outcome, exit_code=failure.exit_code)
+    if run["config"]["run"]["writers"]:
+        trace.written(remove_written(run_dir, run))
     trace.end({"exit_code": outcome.exit_code, "failed_rank": failed_rank, "failure": failure.message if failure else None})
     summary = write_summary(run_dir)
     if failure is not None:
@@ -274,8 +278,11 @@ def _probe_ceiling(run: Mapping[str, Any], spec: StoreSpec, trace: host.HostTrac
 
 def _probe_headroom(run_dir: Path, run: Mapping[str, Any], spec: StoreSpec, trace: host.HostTrace, clock: SystemClock) -> None:
     """Where only that tells slow storage from a loader that asks too little: what the storage gives to more readers, as a record of the host's trace.
-    The run is over and its figures stand, so an error here is written down and ends nothing."""
+    The run is over and its figures stand, so an error here is written down and ends nothing. Not after a run with writers: what the storage gives to readers
+    alone says nothing of what it had left for these."""
     config = run["config"]
+    if config["run"]["writers"]:
+        return
     seconds = config["run"]["headroom_duration_s"]
     if seconds <= 0 or config["run"]["cache"] == "as-is" or not wants_headroom(run, judge(run_dir)):
         return

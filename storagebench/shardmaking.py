@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
@@ -30,7 +28,7 @@ from storagebench.datasets.source import Source
 from storagebench.datasets.synthetic import RecordMaker, SyntheticSource
 from storagebench.errors import StorageBenchError, StorageError
 from storagebench.manifest import INDEX_DTYPE, side_key
-from storagebench.process import die_with_parent
+from storagebench.process import child_environment, die_with_parent
 from storagebench.protocols import Format, Record, ShardIndexed, Sink, Store, StoreSpec
 from storagebench.registry import open_format
 from storagebench.storage import open_spec
@@ -102,7 +100,7 @@ class ThreadMaker:
         self._stop = threading.Event()
 
     def make(self, name: str, first: int, count: int) -> Made:
-        return _write(self._store, self._form, self._options, name, first, self._source.records(first, count), count, self._stop)
+        return write_shard(self._store, self._form, self._options, name, first, self._source.records(first, count), count, self._stop)
 
     def stop(self) -> None:
         self._stop.set()
@@ -118,14 +116,12 @@ class ProcessMaker:
         self._source = source
         self._stopped = False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the maker
-        package = str(Path(__file__).resolve().parent.parent)
-        known = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(known)},
+            env=child_environment(),
         )
         self._ask(
             {
@@ -199,7 +195,7 @@ def main() -> None:
             answer: dict[str, Any]
             try:
                 records = maker.records(task["first"], lengths)
-                made = _write(store, form, job["options"], task["name"], task["first"], records, len(lengths), stop)
+                made = write_shard(store, form, job["options"], task["name"], task["first"], records, len(lengths), stop)
                 answer = {"bytes": made.num_bytes, "crc32c": made.crc32c, "rows": _packed(made.rows)}
             except StorageBenchError as error:
                 answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
@@ -215,9 +211,10 @@ def _packed(values: NDArray[Any]) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def _write(
+def write_shard(
     store: Store, form: Format, options: Mapping[str, Any], name: str, first: int, records: Iterable[Record], count: int, stop: threading.Event
 ) -> Made:
+    """Store the `count` records as a shard of that name, and its index file where the format has one. Raises StorageError, and StoppedError once `stop` is set."""
     rows = np.zeros(count, INDEX_DTYPE)
     with store.create(name) as sink:
         counting = _CountingSink(sink)

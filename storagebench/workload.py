@@ -145,6 +145,20 @@ class RunSpec(_Frozen):
     listing: Listing = _option("manifest", "--listing", "find the shards in the manifest, or by listing the storage (timed on its own)")
     seed: int = _option(1, "--seed", "seed of the sample order", ge=0, lt=2**63)
     verify: Verify = _option("sample", "--verify", "compare checksums of no, some (1 in 64) or all samples; `full` also proves coverage")
+    writers: int = _option(
+        0,
+        "--writers",
+        "processes that write shards like the dataset's beside the ranks of this host, as self-play does; 0 writes nothing",
+        ge=0,
+        le=1024,
+    )
+    write_rate: Size = _option(0, "--write-rate", "stored bytes per second of all writers together; 0 lets them write as fast as they can", ge=0)
+    write_shard_samples: int = _option(
+        0, "--write-shard-samples", "samples in a shard that a writer writes; 0 takes the dataset's own shards in turn", ge=0, le=2**31
+    )
+    write_keep_shards: int = _option(
+        0, "--write-keep-shards", "newest shards that each writer keeps, deleting older ones as it goes; 0 keeps all until the run's end", ge=0
+    )
     memory_limit_fraction: float = _option(
         0.8, "--memory-limit", "refuse a run that needs more than this share of the free memory, shared memory or descriptors", gt=0.0, le=10.0
     )

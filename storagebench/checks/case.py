@@ -15,12 +15,13 @@ WARNING = "warning"
 
 @dataclass(frozen=True)
 class Case:
-    """One saved run: `run.json`, its summary (findings not needed), what its ranks' traces gave, and the hosts' traces."""
+    """One saved run: `run.json`, its summary (findings not needed), what its ranks' traces gave, and the traces of hosts and writers."""
 
     run: Mapping[str, Any]
     summary: Mapping[str, Any]
     ranks: Ranks
     hosts: Sequence[Trace]
+    writers: Sequence[Trace] = ()
 
     @property
     def complete(self) -> bool:

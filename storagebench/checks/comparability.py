@@ -77,6 +77,8 @@ _SUBJECT: Final[Mapping[str, Fact]] = {
     "prefetched batches": _config("loader", "prefetch_batches"),
     "shuffle": _config("loader", "shuffle"),
     "verification": _config("run", "verify"),
+    "writers": lambda saved: saved.run["config"]["run"].get("writers", 0),
+    "write rate": lambda saved: saved.run["config"]["run"].get("write_rate", 0),
     "accelerators per process": lambda saved: saved.run["config"]["run"].get("accelerators_per_process", 1),
 }
 _SURROUNDINGS: Final[Mapping[str, Fact]] = {

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from storagebench.checks import ceiling_rules, rules_bytes, rules_records, rules_settings, rules_time
+from storagebench.checks import ceiling_rules, rules_bytes, rules_records, rules_settings, rules_time, rules_writers
 from storagebench.checks.case import ERROR, WARNING, Case, Check
 
 
@@ -51,6 +51,7 @@ RULES: tuple[Rule, ...] = (
     Rule("MIXED_VERSIONS", ERROR, rules_records.mixed_versions),
     Rule("DATASET_CHANGED", ERROR, rules_records.dataset_changed),
     Rule("CONFIG_CHANGED", ERROR, rules_records.config_changed),
+    Rule("WRITER_LOST", ERROR, rules_writers.writer_lost),
     Rule("UNVERIFIED_DATA", WARNING, rules_bytes.unverified_data),
     Rule("CACHED", WARNING, rules_bytes.cached),
     Rule("SERVER_CACHE_UNKNOWN", WARNING, rules_bytes.server_cache_unknown),
@@ -72,6 +73,8 @@ RULES: tuple[Rule, ...] = (
     Rule("RANGES_NOT_NATIVE", WARNING, rules_bytes.ranges_not_native),
     Rule("RETRIES", WARNING, rules_bytes.retries),
     Rule("LOADER_SETTINGS", WARNING, rules_settings.loader_settings),
+    Rule("WRITE_RATE", WARNING, rules_writers.write_rate),
+    Rule("WRITTEN_LEFT", WARNING, rules_writers.written_left),
 )
 
 # Codes without a rule, and why (reference/measurement.md section 6 names them).

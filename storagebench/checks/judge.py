@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from storagebench.diagnosis.online import attribute
 from storagebench.errors import EXIT_DATASET, EXIT_INVALID, EXIT_OK
 from storagebench.metrics import Summary, summarise
 from storagebench.ranks import Ranks
-from storagebench.records import RUN_FILE, SUMMARY_FILE, host_traces, rank_traces, read_run, write_json
+from storagebench.records import RUN_FILE, SUMMARY_FILE, host_traces, rank_traces, read_run, write_json, writer_traces
 from storagebench.traces import Trace, TraceFiles, read_trace
 
 
@@ -21,17 +21,18 @@ def judge(run_dir: Path) -> Summary:
     return judge_records(*read_records(run_dir))
 
 
-def read_records(run_dir: Path) -> tuple[dict[str, Any], Ranks, list[Trace]]:
-    """`run.json`, what is needed of the ranks' traces, one after another, and the hosts'. A rank that died before its header was written is not there."""
+def read_records(run_dir: Path) -> tuple[dict[str, Any], Ranks, list[Trace], list[Trace]]:
+    """`run.json`, what is needed of the ranks' traces, one after another, the hosts', and the writers'. A rank that died before its header was written is not
+    there."""
     run = read_run(run_dir)
-    hosts = [read_trace(path) for path in host_traces(run_dir)]
-    return run, Ranks(run, TraceFiles(rank_traces(run_dir))), hosts
+    hosts, writers = ([read_trace(path) for path in paths(run_dir)] for paths in (host_traces, writer_traces))
+    return run, Ranks(run, TraceFiles(rank_traces(run_dir))), hosts, writers
 
 
-def judge_records(run: Mapping[str, Any], ranks: Ranks, hosts: list[Trace]) -> Summary:
+def judge_records(run: Mapping[str, Any], ranks: Ranks, hosts: list[Trace], writers: Sequence[Trace] = ()) -> Summary:
     """The same from records in memory."""
-    summary = attributed(run, ranks, hosts)
-    findings = find(Case(run, summary, ranks, hosts))
+    summary = attributed(run, ranks, hosts, writers)
+    findings = find(Case(run, summary, ranks, hosts, writers))
     errors = [finding for finding in findings if finding.severity == ERROR]
     summary["valid"] = not errors
     summary["exit_code"] = _exit_code(summary, bool(errors))
@@ -39,9 +40,9 @@ def judge_records(run: Mapping[str, Any], ranks: Ranks, hosts: list[Trace]) -> S
     return summary
 
 
-def attributed(run: Mapping[str, Any], ranks: Ranks, hosts: list[Trace]) -> Summary:
+def attributed(run: Mapping[str, Any], ranks: Ranks, hosts: list[Trace], writers: Sequence[Trace] = ()) -> Summary:
     """The summary with what stood in the run's way, before the findings."""
-    summary = summarise(run, ranks, hosts)
+    summary = summarise(run, ranks, hosts, writers)
     verdict = attribute(run, summary)
     return {**summary, "bottleneck": verdict.bottleneck if verdict else None, "verdict": verdict.as_dict() if verdict else None}
 

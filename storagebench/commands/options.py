@@ -20,7 +20,7 @@ DATASET_OPTIONS = (
 RUN_OPTIONS = (
     "--loader", "--accelerator", "--profile", "--num-accelerators", "--accelerators-per-process", "--batch-size", "--epochs", "--max-steps", "--duration", "--compute-time", "--num-workers",
     "--prefetch-batches", "--io-depth", "--shuffle", "--shuffle-buffer", "--decode", "--cache", "--sync", "--remainder", "--listing", "--seed", "--verify", "--warmup-steps",
-    "--null-duration", "--headroom-duration", "--au-threshold", "--memory-limit", "--record-length-resize",
+    "--null-duration", "--headroom-duration", "--au-threshold", "--memory-limit", "--writers", "--write-rate", "--write-shard-samples", "--write-keep-shards", "--record-length-resize",
 )  # fmt: skip
 QUERY_OPTIONS = (
     "--scenario", "--target-qps", "--latency-limit", "--percentile", "--min-duration", "--min-queries", "--num-workers", "--decode", "--cache", "--verify",

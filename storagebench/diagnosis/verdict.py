@@ -165,6 +165,12 @@ def _hiccups(e: Evidence) -> Verdict | None:
 
 
 def _storage_or_loader(e: Evidence) -> Verdict:
+    if e.storage is None and e.setting.get("writers"):
+        return Verdict(
+            None,
+            ("the workers wait for their fetches, and writers use the storage too: what it gives to readers alone does not tell",),
+            "run it again with --writers 0: what the two differ by is the writers'",
+        )
     if e.storage is None:
         return Verdict(
             None, ("the workers wait for their fetches, and what the storage gives raw is not known",), "`storagebench diagnose`, or run --ceiling"

@@ -121,6 +121,20 @@ def _throughput(s: Summary) -> Iterator[Section]:
     )
 
 
+def _writers(s: Summary) -> Iterator[Section]:
+    if s["written_bytes"] is None:
+        return
+    times = s["write_quantiles_s"]
+    took = w.UNKNOWN if times is None else ", ".join(f"{w.seconds(times[level])} ({level})" for level in _QUANTILES)
+    yield _pairs(
+        "Writers beside the ranks",
+        ("MB/s written in the window", w.marked(w.megabytes_per_s(s["write_bytes_per_s"]), w.mark(s))),
+        ("written in the whole run", f"{w.size(s['written_bytes'])} in {s['written_shards']} shards of {s['written_samples']} samples in all"),
+        ("a shard took", took),
+        ("CPU of the writers", w.seconds(s["write_cpu_s"])),
+    )
+
+
 def _step_time(s: Summary) -> Iterator[Section]:
     window = s["window_s"]
     known = [(name, s[key]) for key, name in w.STEP_PARTS.items()]
@@ -236,6 +250,7 @@ _SECTIONS: tuple[Callable[[Summary], Iterator[Section]], ...] = (
     _utilisation,
     _way,
     _throughput,
+    _writers,
     _step_time,
     _quantiles,
     _around,

@@ -125,5 +125,5 @@ def _load_diagnosis(folder: Path) -> LoadedDiagnosis:
 
 
 def _load(run_dir: Path) -> LoadedRun:
-    run, ranks, hosts = read_records(run_dir)
-    return LoadedRun(run_dir, run, judge_records(run, ranks, hosts), ranks, tuple(hosts))
+    run, ranks, hosts, writers = read_records(run_dir)
+    return LoadedRun(run_dir, run, judge_records(run, ranks, hosts, writers), ranks, tuple(hosts))

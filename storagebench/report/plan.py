@@ -24,6 +24,10 @@ def plan_text(plan: Mapping[str, Any], config: Mapping[str, Any], provenance: Ma
     ]
     if config["measures"] == "cold load":
         rows.append(("what counts", "the cold load and the time to the first batch: in steady state next to nothing is asked of the storage"))
+    if plan.get("writers"):
+        rate = plan["write_demand_bytes_per_s"]
+        speed = "as fast as they can" if rate is None else f"{format_rate(rate)} together"
+        rows.append(("writers", f"{plan['writers']} beside the ranks, {speed}"))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {text}" for name, text in rows] + [""]
     values = [(f"{section}.{field}", value) for section in ("dataset", "loader", "train", "run") for field, value in config[section].items()]

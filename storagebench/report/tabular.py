@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from storagebench.report.wording import Summary
 
-_QUANTILES: Final = {"fetch_quantiles_s": "fetch", "step_quantiles_s": "step"}
+_QUANTILES: Final = {"fetch_quantiles_s": "fetch", "step_quantiles_s": "step", "write_quantiles_s": "write_shard"}
 _LISTING: Final = {"listed": "listed_objects", "listing_s": "listing_s", "opened": "opened_objects", "open_s": "open_s"}
 _RANGE: Final = ("ceiling_lowest_bytes_per_s", "ceiling_highest_bytes_per_s")
 # Tables within a summary; they are in the JSON.

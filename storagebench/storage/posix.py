@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -136,6 +136,13 @@ class PosixStore:
                 continue
             except OSError as error:
                 raise self.explain(error, key, "delete") from None
+
+    def remove_empty_folders(self, keys: Iterable[str]) -> None:
+        """Remove the folders that these keys were in, and those above them within the store, as far as nothing is in them any more."""
+        folders = {"/".join(parts[:depth]) for key in keys for parts in [key.split("/")] for depth in range(1, len(parts))}
+        for folder in sorted(folders, key=len, reverse=True):
+            with suppress(OSError):  # something lies in it, or it is gone
+                os.rmdir(self.path(folder))
 
     def counters(self) -> IOCounters:
         with self._lock:

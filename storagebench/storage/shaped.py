@@ -101,6 +101,12 @@ class ShapedStore:
         if find is not None:
             yield from find(keys)
 
+    def remove_empty_folders(self, keys: Iterable[str]) -> None:
+        """As the inner store does it, where it has folders."""
+        remove: Any = getattr(self._inner, "remove_empty_folders", None)
+        if remove is not None:
+            remove(keys)
+
     def counters(self) -> IOCounters:
         """Bytes and requests as they were shaped; retries and errors are the inner store's, which an error in a stream has passed already."""
         shaped, inner = self._tally.counters(), self._inner.counters()

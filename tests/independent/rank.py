@@ -13,12 +13,12 @@ NS = 1e9
 Row = dict[str, Any]
 
 
-def load(run_dir: Path) -> tuple[Row, list[list[Row]], list[list[Row]]]:
-    """`run.json`, and the records of the ranks and hosts as they stand in the files. A cut last line becomes a row of kind `cut`."""
+def load(run_dir: Path) -> tuple[Row, list[list[Row]], list[list[Row]], list[list[Row]]]:
+    """`run.json`, and the records of the ranks, hosts and writers as they stand in the files. A cut last line becomes a row of kind `cut`."""
     run = json.loads((run_dir / "run.json").read_text())
     ranks = [rows_of(path) for path in sorted((run_dir / "trace").glob("rank-*.jsonl"))]
-    hosts = [rows_of(path) for path in sorted((run_dir / "trace").glob("host-*.jsonl"))]
-    return run, [rows for rows in ranks if kind(rows, "header")], hosts
+    hosts, writers = ([rows_of(path) for path in sorted((run_dir / "trace").glob(f"{name}-*.jsonl"))] for name in ("host", "writer"))
+    return run, [rows for rows in ranks if kind(rows, "header")], hosts, writers
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -66,6 +66,7 @@ class RankFigures:
         self.free: dict[int, float] = {}  # what of the drop counts
         self.fetches_s: list[float] = []
         self.steps_s: list[float] = []
+        self.windows: list[tuple[int, int]] = []
         for epoch in sorted({row["epoch"] for row in self.every}):
             self._epoch(epoch, prefetch)
 
@@ -85,6 +86,7 @@ class RankFigures:
         drop, unsure = _prefetched(measured, opened, len(mine) == self.starts[epoch]["steps"], prefetch) if warm else (0.0, 0.0)
         start, due, released, host = (_column(measured, name) for name in ("start_ns", "due_ns", "release_ns", "host_delay_ns"))
         self.idle[epoch] = len(measured) <= prefetch or bool((start[1:] > released[:-1]).any())
+        self.windows.append((opened, measured[-1]["sync_end_ns"]))
         self.drop[epoch] = drop
         self.free[epoch] = drop if self.idle[epoch] else 0.0
         self.total.update(

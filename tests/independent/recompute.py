@@ -18,7 +18,7 @@ from tables import epoch_row, host_row, rank_row
 JUDGED = frozenset({"valid", "exit_code", "findings", "bottleneck", "verdict"})  # what the checks say, which are no figures
 
 
-def recompute(run: Row, ranks: list[list[Row]], hosts: list[list[Row]]) -> Row:
+def recompute(run: Row, ranks: list[list[Row]], hosts: list[list[Row]], writers: list[list[Row]]) -> Row:
     """The summary without what the checks say."""
     figures = [RankFigures(rows, run["plan"]["prefetch_batches"]) for rows in ranks]
     if run["config"]["run"].get("sync") == "step" and len({tuple(each.free) for each in figures}) == 1:
@@ -38,6 +38,7 @@ def recompute(run: Row, ranks: list[list[Row]], hosts: list[list[Row]]) -> Row:
         **_cache(run, per_epoch),
         **_times(run, figures, ends, probed),
         **_host_figures(run["config"]["run"].get("accelerator", ""), figures, ends, hosts),
+        **_written(run, figures, [kind(rows, "shard") for rows in writers]),
         **_proof(ranks, figures),
         "per_epoch": per_epoch,
         "per_rank": [rank_row(each) for each in figures],
@@ -201,6 +202,28 @@ def _host_figures(device: str, figures: list[RankFigures], ends: list[Row], host
         "devices": [row for rows in hosts for row in _devices(rows)],
         "peak_rss_bytes": max((row["rss_bytes"] for rows in hosts for row in kind(rows, "host")), default=None),
     }
+
+
+def _written(run: Row, figures: list[RankFigures], writers: list[list[Row]]) -> Row:
+    """What the writers stored. A shard's bytes are spread evenly over the time it took; those that fall into the window of the longest rank make the rate."""
+    names = ("written_shards", "written_bytes", "written_samples", "write_bytes_per_s", "write_quantiles_s", "write_cpu_s")
+    if not run["config"]["run"].get("writers"):
+        return dict.fromkeys(names)
+    shards = [row for rows in writers for row in rows]
+    lengths = [each.total["window"] for each in figures]
+    rate = None
+    if lengths and max(lengths) > 0 and len({each.header.get("host") for each in figures}) == 1:
+        inside = 0.0
+        for opened, closed in figures[lengths.index(max(lengths))].windows:
+            for row in shards:
+                common = min(closed, row["end_ns"]) - max(opened, row["begin_ns"])
+                inside += row["bytes"] * common / (row["end_ns"] - row["begin_ns"]) if common > 0 else 0.0
+        rate = inside * NS / max(lengths)
+    cpu_s = math.fsum(rows[-1]["cpu_s"] for rows in writers if rows)
+    times = _quantiles([(row["end_ns"] - row["begin_ns"]) / NS for row in shards])
+    return dict(
+        zip(names, (len(shards), sum(row["bytes"] for row in shards), sum(row["samples"] for row in shards), rate, times, cpu_s), strict=True)
+    )
 
 
 def _devices(rows: list[Row]) -> list[Row]:

@@ -157,6 +157,7 @@ class RandomRun:
         self.hosts = [f"host-{rng.randint(0, 1)}" for _ in range(self.world)]
         self.stop = rng.randint(1, sum(self.steps)) if rng.random() < 0.25 else None
         self.begin = rng.randint(10**9, 10**15)
+        self.writers = seed % 4
 
     def write(self, run_dir: Path) -> Path:
         (run_dir / "trace").mkdir(parents=True)
@@ -167,6 +168,9 @@ class RandomRun:
                 self.write_rows(rank_trace_path(run_dir, rank), rows, self.cut and rank == 0)
         for host in sorted(set(self.hosts)):
             self.write_rows(run_dir / "trace" / f"host-{host}.jsonl", self.host_rows(host), False)
+        stamps = [row["sync_end_ns"] for rows in traces for row in rows if "sync_end_ns" in row]
+        for writer in range(self.writers):
+            self.write_rows(run_dir / "trace" / f"writer-{writer:05d}.jsonl", self.writer_rows(writer, stamps), False)
         write_summary(run_dir)
         return run_dir
 
@@ -180,15 +184,28 @@ class RandomRun:
     def run_json(self, run_id: str) -> dict[str, Any]:
         rng = self.rng
         settings = {"cache": rng.choice(["cold", "warm", "as-is", "direct"]), "decode": "parse", "remainder": rng.choice(["drop", "keep"]),
-                    "max_steps": self.stop, "accelerator": rng.choice(["h100", "cuda", "cuda:1"]), "sync": "step" if self.sync else "none", "duration_s": None}  # fmt: skip
+                    "max_steps": self.stop, "accelerator": rng.choice(["h100", "cuda", "cuda:1"]), "sync": "step" if self.sync else "none", "duration_s": None,
+                    **({"writers": self.writers} if self.writers else {})}  # fmt: skip
         return {
             "schema_version": 2, "run_id": run_id, "accelerator": "x", "command_start_ns": self.begin - rng.randint(0, 10**10),
             "config": {"name": "w", "loader": {"name": rng.choice(["direct", "null"]), "num_workers": 2, "prefetch_batches": self.prefetch},
                        "train": {"batch_size": 4, "epochs": self.epochs, "au_threshold": 0.9}, "run": settings},
             "plan": {"compute_time_s": self.compute / 1e9, "world_size": self.world, "prefetch_batches": self.prefetch},
             "dataset": {"format": "npz", "digest": "d", "record_bytes": 1000, "stored_bytes": 1100, "num_samples": 7, "origin": None},
-            "store": {"kind": self.store}, "host": {"memory_bytes": 1, "usable_cores": rng.choice([1, 2, 64])}, "listing": rng.choice([None, {"listed": 3}]),
+            "store": {"kind": self.store, "root": "/data"}, "host": {"memory_bytes": 1, "usable_cores": rng.choice([1, 2, 64])}, "listing": rng.choice([None, {"listed": 3}]),
         }  # fmt: skip
+
+    @staticmethod
+    def writer_rows(writer: int, stamps: list[int]) -> list[dict[str, Any]]:
+        """Shards before, within and after these stamps, one after another."""
+        rng = random.Random(writer)
+        first, length = min(stamps), max(stamps) - min(stamps) + 100
+        cuts = sorted(rng.randint(first - length // 4, first + length + length // 4) for _ in range(rng.choice([0, 2, 80])))
+        rows: list[dict[str, Any]] = [{"kind": "header", "writer": writer}]
+        for number, (begin, end) in enumerate(zip(cuts[::2], cuts[1::2], strict=True)):
+            shard = {"key": f"k-{number}", "bytes": rng.randint(1, 10**6), "samples": 3, "begin_ns": begin, "end_ns": end + 1, "cpu_s": number * 0.01}
+            rows += [{"kind": "writing", "keys": [f"k-{number}"], "begin_ns": begin}, {"kind": "shard", **shard}]
+        return rows
 
     def rank_rows(self) -> list[list[dict[str, Any]]]:
         rng, now = self.rng, [self.begin] * self.world

@@ -52,6 +52,7 @@ HALF_BUSY = Evidence(
         ({"storage": 5000.0, "fetch_share": 0.1}, "loader", "--num-workers"),
         ({"setting": {**SETTING, "cacheable": True}}, "storage", "--cache warm"),
         ({"accelerator": None, "au": None}, "storage", "no setting of the loader"),
+        ({"storage": None, "setting": {**SETTING, "writers": 2}}, None, "--writers 0"),
     ],
 )
 def test_the_verdict(change: dict[str, Any], bottleneck: str | None, word: str) -> None:

@@ -28,11 +28,13 @@ class Draft:
     ranks: list[Trace]
     hosts: list[Trace]
     patch: dict[str, Any] = field(default_factory=dict)
+    writers: list[Trace] = field(default_factory=list)
 
     def case(self) -> Case:
         digest = config_digest(self.run["config"])
         ranks = Ranks(self.run, [trace._replace(header={"config_digest": digest, **trace.header}) for trace in self.ranks])
-        return Case(self.run, {**attributed(self.run, ranks, self.hosts), **self.patch}, ranks, self.hosts)
+        summary = attributed(self.run, ranks, self.hosts, self.writers)
+        return Case(self.run, {**summary, **self.patch}, ranks, self.hosts, self.writers)
 
     def header(self, rank: int, **fields: Any) -> None:
         self.ranks[rank] = self.ranks[rank]._replace(header={**self.ranks[rank].header, **fields})
@@ -220,6 +222,28 @@ def cpu_full_of_decoding(draft: Draft) -> None:
         draft.steps(rank, lambda step: structs.replace(step, prep_cpu_s=0.018))
 
 
+def written_by(*endings: tuple[str, ...], rate: int = 0, removed: str | None = "") -> Callable[[Draft], None]:
+    """Two writers that were asked for this rate: each wrote 10 shards of 1000 bytes in the first seconds, and then records of these kinds. `removed`: the
+    error at deleting what they wrote ("" for none), or None where nobody deleted it."""
+
+    def spoil(draft: Draft) -> None:
+        config(draft, "run", writers=2, write_rate=rate)
+        begin = draft.ranks[0].header["monotonic_ns"]
+        for number, kinds in enumerate(endings):
+            rows: list[dict[str, Any]] = []
+            for index in range(10):
+                key, at = f"written/r/{number:05d}-{index:08d}.npz", begin + index * 500 * MS
+                rows += [{"kind": "writing", "keys": [key], "begin_ns": at}]
+                rows += [{"kind": "shard", "key": key, "bytes": 1000, "samples": 1, "begin_ns": at, "end_ns": at + MS, "cpu_s": 0.1}]
+            rows += [{"kind": kind, "message": "writer 0: the disk is full", "hint": "free space"} for kind in kinds]
+            draft.writers.append(Trace({"kind": "header"}, Steps.of(()), tuple(rows), False))
+        if removed is not None:
+            record = {"kind": "written", "keys": 20, "error": removed or None}
+            draft.hosts[0] = draft.hosts[0]._replace(others=(*draft.hosts[0].others[:-1], record, draft.hosts[0].others[-1]))
+
+    return spoil
+
+
 TRIPS = (
     Trip("PARTIAL_RUN", "the command failed after its ranks", ended_with_failure),
     Trip("PARTIAL_RANKS", "a rank died", killed_rank),
@@ -277,6 +301,12 @@ TRIPS = (
     Trip("RANGES_NOT_NATIVE", "no ranges", parquet_without_ranges),
     Trip("RETRIES", "a retry", lambda d: d.others("epoch_end", 0, retries=1)),
     Trip("LOADER_SETTINGS", "a note", lambda d: effective(d, notes=["4 of 8 workers are used"])),
+    Trip("WRITER_LOST", "a writer said why", written_by(("error",), ("end",))),
+    Trip("WRITER_LOST", "a writer was killed", written_by((), ("end",))),
+    Trip("WRITER_LOST", "a writer without a trace", written_by(("end",))),
+    Trip("WRITE_RATE", "they wrote for five seconds only", written_by(("end",), ("end",), rate=4000)),
+    Trip("WRITTEN_LEFT", "nobody deleted it", written_by(("end",), ("end",), removed=None)),
+    Trip("WRITTEN_LEFT", "the storage refused", written_by(("end",), ("end",), removed="permission denied")),
 )
 
 
@@ -380,6 +410,9 @@ def test_errors_come_first(bases: dict[str, Draft]) -> None:
         (lambda d: d.host(wall_ns=lambda index, old: old + (500 * MS if index > 30 else 0)), "CLOCK_STEP"),
         (lambda d: d.host(cpu_steal_s=lambda index, old: old + 0.015 * index), "VM_STEAL"),
         (both_ranks(lambda step: MS // 5, "host"), "HOST_LIMITED"),
+        (written_by(("end",), ("end",)), "WRITER_LOST"),
+        (written_by(("end",), ("end",), rate=280), "WRITE_RATE"),
+        (written_by(("end",), ("end",)), "WRITTEN_LEFT"),
     ],
 )
 def test_what_is_within_the_bound_is_not_found(spoil: Callable[[Draft], None], code: str, bases: dict[str, Draft]) -> None:

@@ -56,7 +56,7 @@ def test_one_trace_is_held_at_a_time(report_make: Make) -> None:
 def test_the_timeline_reads_the_traces_of_many_ranks_again(report_make: Make, report_write: Write, tmp_path: Path) -> None:
     """From files it is what it is from memory, and shows the same eight of twelve ranks."""
     made = report_make(world_size=12, steps=60)
-    run, ranks, hosts = read_records(report_write(tmp_path, made))
+    run, ranks, hosts, _ = read_records(report_write(tmp_path, made))
     in_memory, from_files = timeline(made), timeline(LoadedRun(tmp_path, run, made.summary, ranks, tuple(hosts)))
     assert in_memory is not None and from_files is not None
     assert from_files.shown_rows == in_memory.shown_rows and from_files.longest_wait == in_memory.longest_wait
@@ -101,7 +101,7 @@ def test_the_least_of_each_step(seed: int) -> None:
 def test_a_rank_without_a_header_is_not_there(report_make: Make, report_write: Write, tmp_path: Path) -> None:
     run_dir = report_write(tmp_path, report_make(world_size=3, steps=5))
     (run_dir / "trace" / "rank-00001.jsonl").write_bytes(b'{"kind":"hea')
-    _, ranks, _ = read_records(run_dir)
+    _, ranks, _, _ = read_records(run_dir)
     assert [rank.name for rank in ranks] == ["rank 0", "rank 2"]
     assert [trace.header["rank"] for trace in ranks.traces()] == [0, 2]
     assert [row["rank"] for row in judge(run_dir)["per_rank"]] == [0, 2]
@@ -110,7 +110,7 @@ def test_a_rank_without_a_header_is_not_there(report_make: Make, report_write: W
 def test_a_run_that_goes_on_is_drawn_as_far_as_it_was_judged(report_make: Make, report_write: Write, tmp_path: Path) -> None:
     made = report_make(world_size=2, steps=20, epochs=1, complete=False)
     run_dir = report_write(tmp_path, made)
-    run, ranks, hosts = read_records(run_dir)
+    run, ranks, hosts, _ = read_records(run_dir)
     for path in (run_dir / "trace").glob("rank-*.jsonl"):
         last = made.ranks.trace(0).steps[-1]
         with open(path, "ab") as file:
