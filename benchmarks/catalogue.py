@@ -116,7 +116,7 @@ def queries(scaled: Scaled) -> Iterator[tuple[str, Mapping[str, Any]]]:
     with dataset(scaled, scaled.workload.dataset.format) as data, tempfile.TemporaryDirectory(prefix="storagebench-catalogue-") as results:
         for scenario in SCENARIOS:
             options = [
-                "--scenario", scenario, "--min-duration", "0.5s", "--min-queries", "64", "--target-qps", "100", "--latency-limit", "1s", "--percentile", "0.9",
+                "--scenario", scenario, "--min-duration", "10ms", "--min-queries", "64", "--target-qps", "100", "--latency-limit", "1s", "--percentile", "0.9",
                 "--set", "query.offline_samples=256", "--set", "query.qsl_samples=0", "--results-dir", results, "--run-id", scenario, "--json",
             ]  # fmt: skip
             found = json.loads(call("query", scaled.workload.name, "--data-dir", str(data), *options, codes=(0, 6)))
@@ -130,7 +130,7 @@ def main() -> int:
     asked = parser.parse_args()
     chosen = asked.workloads or (["quick", "train-ncf", "train-gnmt"] if asked.smoke else known_workloads())
     begin, wrong = time.monotonic(), 0
-    print(f"{'workload':<22}{'format':<16}{'loader':<12}{'samples':>9}{'verified':>10}{'MB':>8}{'AU':>7}  {'in the way':<13}{'state'}")
+    print(f"{'workload':<24}{'format':<16}{'loader':<12}{'samples':>9}{'verified':>10}{'MB':>8}{'AU':>7}  {'in the way':<13}{'state'}")
     for name in chosen:
         load_workload(name)
         scaled = Scaled.of(variants(name)[0], 6 if asked.smoke else STEPS)
@@ -141,14 +141,14 @@ def main() -> int:
             wrong += not good
             au = "-" if found["au_nominal"] is None else f"{found['au_nominal']:.3f}"
             print(
-                f"{name:<22}{form:<16}{loader:<12}{found['samples']:>9}{found['verified_samples']:>10}{found['delivered_bytes'] / 1e6:>8.1f}{au:>7}  "
+                f"{name:<24}{form:<16}{loader:<12}{found['samples']:>9}{found['verified_samples']:>10}{found['delivered_bytes'] / 1e6:>8.1f}{au:>7}  "
                 f"{found['bottleneck'] or '-':<13}{'ok' if good else 'WRONG ' + ', '.join(row['code'] for row in found['findings'])}",
                 flush=True,
             )
         for scenario, found in queries(scaled) if scaled.workload.query.offline_samples_per_s else ():
             good = found["valid"] and found["verdict"] == "VALID"
             wrong += not good
-            print(f"{name:<22}{'query':<16}{scenario:<14}{'ok' if good else 'WRONG'}: {found['verdict']}", flush=True)
+            print(f"{name:<24}{'query':<16}{scenario:<14}{'ok' if good else 'WRONG'}: {found['verdict']}", flush=True)
     print(f"{len(chosen)} workloads in {(time.monotonic() - begin) / 60:.1f} minutes, {wrong} of their runs wrong")
     return 1 if wrong else 0
 

@@ -18,6 +18,7 @@ def dataset(make_dataset: Any) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.catalogue
 def test_too_few_workers_are_named_and_more_of_them_help(cli: Any, dataset: str, tmp_path: Path) -> None:
     """One request of 20 ms at a time, where the storage would answer many: the loader asks for too little."""
     result = cli("diagnose", "quick", "--data-dir", f"shaped+{dataset}", "--storage-option", "latency=20ms", "--compute-time", "10ms",

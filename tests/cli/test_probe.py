@@ -172,6 +172,7 @@ def run_with_ceiling(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-P", "-c", code, "run", "quick", "--ceiling", *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.catalogue
 def test_a_run_is_set_beside_the_ceiling_of_its_storage(make_dataset: Any, disk_folder: Path, tmp_path: Path) -> None:
     source, dataset = make_dataset(num_samples=256, record_length_bytes=65536)
     shutil.copytree(source, disk_folder / "ceiling")

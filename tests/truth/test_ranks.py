@@ -30,7 +30,7 @@ def summary_of(results: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sync", ["step", "epoch", "none"])
+@pytest.mark.parametrize("sync", ["step", *(pytest.param(other, marks=pytest.mark.catalogue) for other in ("epoch", "none"))])
 def test_three_ranks_with_an_uneven_number_of_samples(sync: str, cli: Any, make_dataset: Any, tmp_path: Path) -> None:
     """65 samples over 3 ranks of batch 4: five full global batches and 5 samples left, spread 2, 2, 1."""
     path, dataset = make_dataset(num_samples=65)
@@ -73,6 +73,7 @@ def test_duration_stops_all_ranks_after_the_same_step(cli: Any, make_dataset: An
     assert summary_of(tmp_path)["missing_samples"] == 0
 
 
+@pytest.mark.catalogue
 def test_a_stopped_rank_only_costs_its_time(make_dataset: Any, tmp_path: Path) -> None:
     """SIGSTOP for three seconds: no timeout ends the run, all ranks wait, and the time is in the numbers."""
     path, _ = make_dataset(num_samples=600)  # 75 steps an epoch, so that the stop does not fall between two epochs

@@ -50,10 +50,12 @@ def check(make_rig: Any, case: Any, served: tuple[Path, list[Path]], results: Pa
 
 
 @pytest.mark.s3
+@pytest.mark.catalogue
 def test_rclone_with_a_limited_rate(served: tuple[Path, list[Path]], tmp_path: Path) -> None:
     check(known_rates.s3_rig, S3, served, tmp_path)
 
 
 @pytest.mark.root
+@pytest.mark.catalogue
 def test_a_disk_with_a_limited_rate(served: tuple[Path, list[Path]], tmp_path: Path) -> None:
     check(known_rates.disk_rig, DISK, served, tmp_path)
