@@ -240,7 +240,10 @@ class Workload(_Frozen):
             return table[device]
         known = ", ".join(sorted(table)) or "none"
         if not self.run.accelerator:
-            raise UsageError(f"workload {self.name} needs an accelerator (it knows: {known})", "give --accelerator NAME or --compute-time SECONDS")
+            instead = f"measure it with `storagebench query {self.name}`, or " if self.query.offline_samples_per_s else ""
+            raise UsageError(
+                f"workload {self.name} needs an accelerator (it knows: {known})", f"{instead}give --accelerator NAME or --compute-time SECONDS"
+            )
         raise UsageError(
             f"accelerator {self.run.accelerator!r} has no compute time in workload {self.name} (it knows: {known})",
             "give one of these, or --compute-time SECONDS",

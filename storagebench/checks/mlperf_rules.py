@@ -57,6 +57,8 @@ def each(check: RunCheck, ground: Ground, counted: Callable[[Sequence[Case]], Se
 def workload_values(case: Case, closed: ClosedValues, ground: Ground) -> Iterator[Found]:
     """Everything of the workload that no division may change."""
     yield from config_values(case.run["config"], case.run["plan"]["compute_time_s"], closed)
+    if case.run["config"]["run"].get("writers"):
+        yield Found(f"run.writers is {case.run['config']['run']['writers']}, and the rules know no writers beside the readers", "leave --writers out")
     for name in ("max_steps", "duration_s"):
         if case.run["config"]["run"][name] is not None:
             yield Found(f"run.{name} is {case.run['config']['run'][name]}, and the rules want all steps", "leave it out")

@@ -173,6 +173,7 @@ FAILING = (
     Failing("workload_values", "shorter records", config("dataset", record_length_bytes=146_600_000)),
     Failing("workload_values", "equal records", config("dataset", record_length_bytes_stdev=0)),
     Failing("workload_values", "a bounded run", config("run", max_steps=2500)),
+    Failing("workload_values", "writers beside the readers", config("run", writers=2)),
     Failing("dataset_made", "another format", dataset(format="npy"), sets=("closed",)),
     Failing("dataset_made", "two samples a file", dataset(num_shards=1750), sets=("closed",)),
     Failing("dataset_made", "shorter records than asked for", dataset(record_bytes=3500 * 139_000_000)),
