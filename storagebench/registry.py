@@ -45,6 +45,8 @@ class LoaderInfo:
 
     `least_decode` is the level below which the library cannot stop. `s3_client` is the client it uses on S3 when the user names none.
     `shares_process`: several of it may run side by side in one process (threads at most, no state of the process changed, LoadJob.counts_process kept).
+    `extra` is the extra of pyproject that installs it, `distribution` the package whose version `list` shows. `breaks`: where the library does not keep the
+    loaders' contract, (what it does, the test in tests/contract that shows it); `not_yet_run`: why nobody has seen it run.
     """
 
     entry: str
@@ -63,6 +65,11 @@ class LoaderInfo:
     why_formats: str = ""
     units: Mapping[str, Unit] = field(default_factory=dict)
     shares_process: bool = False
+    extra: str = ""
+    distribution: str = ""
+    why_stores: str = ""
+    breaks: tuple[tuple[str, str], ...] = ()
+    not_yet_run: str = ""
     api: int = API_VERSION
 
     def unit_of(self, format_name: str) -> Unit:
@@ -175,6 +182,27 @@ LOADERS: dict[str, LoaderInfo] = {
         why_formats="reads records at known places",
         units={"parquet": "row_group"},
         shares_process=True,
+    ),
+}
+
+_OWN_FILES = "opens local files itself"
+
+# Libraries that are not among the dependencies: an extra each.
+LOADERS |= {
+    "tensorflow": LoaderInfo(
+        "storagebench.loaders.tensorflow:TensorFlowLoader",
+        ("tensorflow",),
+        ("tfrecord", "tfrecord_zlib"),
+        ("posix",),
+        "shard",
+        "tf.data: interleaved TFRecord files, TensorFlow's shuffle buffer and parser, in its own threads",
+        "threads",
+        own_io=True,
+        least_decode="parse",
+        why_formats="reads TFRecord shards",
+        why_stores=f"{_OWN_FILES}, and TensorFlow's build for pip has no S3",
+        extra="tensorflow",
+        distribution="tensorflow tensorflow-cpu",
     ),
 }
 
