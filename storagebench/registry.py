@@ -22,7 +22,7 @@ API_VERSION = 1
 Unit = Literal["sample", "shard", "row_group"]
 _FILES = ("npz", "npy", "jpeg", "png", "raw")
 # Many records to a shard, each at a known place.
-_PACKED = ("webdataset", "tfrecord", "indexed_binary", "csv", "hdf5", "mds")
+_PACKED = ("webdataset", "tfrecord", "indexed_binary", "csv", "hdf5", "mds", "litdata")
 _AT_KNOWN_PLACES = (*_FILES, *_PACKED, "parquet")
 _ALL_FORMATS = (*_AT_KNOWN_PLACES, "tfrecord_zlib")
 
@@ -93,6 +93,7 @@ FORMATS: dict[str, FormatInfo] = {
     "csv": FormatInfo("storagebench.datasets.textlines:CsvFormat", (), False, "text lines id,label,record"),
     "hdf5": FormatInfo("storagebench.datasets.hdf5:Hdf5Format", ("h5py",), False, "HDF5 with a contiguous dataset a sample"),
     "mds": FormatInfo("storagebench.datasets.mds:MdsFormat", (), False, "shards of Mosaic streaming, with their index.json"),
+    "litdata": FormatInfo("storagebench.datasets.litdata:LitDataFormat", (), False, "chunks of LitData, with their index.json"),
 }
 
 LOADERS: dict[str, LoaderInfo] = {
@@ -203,6 +204,22 @@ LOADERS |= {
         why_stores=f"{_OWN_FILES}, and TensorFlow's build for pip has no S3",
         extra="tensorflow",
         distribution="tensorflow tensorflow-cpu",
+    ),
+    "litdata": LoaderInfo(
+        "storagebench.loaders.litdata:LitDataLoader",
+        ("litdata", "torch"),
+        ("litdata",),
+        ("posix",),
+        "shard",
+        "LitData's StreamingDataset in torch DataLoader workers, over its own chunks, mapped where they lie",
+        "processes",
+        needs_torch=True,
+        own_io=True,
+        least_decode="parse",
+        why_formats="reads the chunks of LitData",
+        why_stores=_OWN_FILES,
+        extra="litdata",
+        distribution="litdata",
     ),
 }
 

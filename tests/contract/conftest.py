@@ -26,9 +26,9 @@ from storagebench import buildparts
 from storagebench.build import generate
 from storagebench.datasets.synthetic import SyntheticSource
 from storagebench.errors import DatasetError, UsageError
-from storagebench.manifest import Dataset
+from storagebench.manifest import Dataset, side_files
 from storagebench.protocols import Batch, LoaderRun, LoadJob, StoreSpec
-from storagebench.registry import LOADERS, LoaderInfo, formats, loader_info, missing_modules, open_loader
+from storagebench.registry import LOADERS, LoaderInfo, formats, loader_info, missing_modules, open_format, open_loader
 from storagebench.storage import open_spec, parse_url
 from storagebench.workload import PAYLOAD_OF_FORMAT, DatasetSpec, Workload
 
@@ -336,5 +336,8 @@ def rewritten(job: LoadJob, folder: Path, change: Callable[[bytes], bytes | None
         if data is not None:
             with target.create(name) as sink:
                 sink.write(data)
+    for name, beside in side_files(open_format(job.dataset.format), job.dataset):
+        with target.create(name) as sink:
+            sink.write(beside)
     source.close()
     return replace(job, store=target.spec), job.dataset.names[shard]
