@@ -7,7 +7,7 @@ planned sizes however uneven the shards are.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,16 +33,23 @@ def refuse_idle_ranks(name: str, job: LoadJob) -> None:
 
 
 class SequentialRun:
-    """One rank. `reader` is what `stream` takes (a `ShardReader` or a `ShardLibrary`), `cache` the library's own on local files. `settings`: what the report is to have of the loader's own. Its workers send pieces in turn; a worker whose shards are read out is passed over.
+    """One rank. `reader` is what `stream` takes (a `ShardReader` or a `ShardLibrary`), `cache` the library's own on local files, `release` what else is to be given
+    back in the end. `settings`: what the report is to have of the loader's own. Its workers send pieces in turn; a worker whose shards are read out is passed over.
 
     Prefetch: workers x `prefetch_factor` x samples of a piece is `prefetch_batches` batches (as `sampling.split_work` has it, rounded up to whole
     pieces). What is held in the shuffle buffers comes on top: `shuffle_buffer` samples, split over the workers.
     """
 
     def __init__(
-        self, job: LoadJob, reader: Any, settings: Mapping[str, Any], stream: type[SampleStream] = ShardStream, cache: LocalCache | None = None
+        self,
+        job: LoadJob,
+        reader: Any,
+        settings: Mapping[str, Any],
+        stream: type[SampleStream] = ShardStream,
+        cache: LocalCache | None = None,
+        release: Callable[[], None] | None = None,
     ) -> None:
-        self._job, self._settings, self._cache = job, settings, cache
+        self._job, self._settings, self._cache, self._release = job, settings, cache, release
         self._maps_files = bool(getattr(reader, "maps_files", False))
         self._level = at_least_parse(job.decode)
         self._shards = len(range(job.rank, job.dataset.num_shards, job.world_size))
@@ -88,10 +95,13 @@ class SequentialRun:
         self._stream.drain()
 
     def counters(self) -> LoaderCounters:
-        found = total_counters(self._stream.counters(), in_rank=self._workers == 0, own_io=self._job.store.kind == "posix")
+        own_io = self._job.store.kind == "posix" and self._cache is None
+        found = total_counters(self._stream.counters(), in_rank=self._workers == 0, own_io=own_io)
         if self._maps_files:
             found = replace(found, storage_bytes=None, storage_method="unknown: the library maps the files, and what it looks at is no read()")
-        return found if self._cache is None else replace(found, local_cache_bytes=self._cache.num_bytes())
+        if self._cache is None:
+            return found
+        return replace(found, local_cache_bytes=self._cache.num_bytes(), storage_method="shards that the library copied into its local cache")
 
     def effective(self) -> Mapping[str, Any]:
         notes = []
@@ -114,5 +124,8 @@ class SequentialRun:
     def close(self) -> None:
         self._stream.close()
         self._source.close()
+        if self._release is not None:
+            self._release()
+            self._release = None
         if self._cache is not None:
             self._cache.close()

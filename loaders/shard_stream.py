@@ -59,7 +59,8 @@ class _StrangerError(Exception):
 class SampleStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not type-checked
     """Pieces of the shards of one worker, of `piece_samples` each, then an empty one with the worker's last counters. An error comes as a value.
 
-    `reader` has a method `prepare`; what else it does is the subclass's, which gives the samples of the worker's shards. Persistent workers keep their copy of this, so the epoch, and the wish to end it early, are handed over in shared memory.
+    `reader` has a method `prepare`, and `counters` if it counts what it reads of local files; what else it does is the subclass's, which gives the samples of
+    the worker's shards. Persistent workers keep their copy of this, so the epoch, and the wish to end it early, are handed over in shared memory.
     """
 
     def __init__(self, job: LoadJob, reader: Any, num_workers: int, piece_samples: int, buffer_samples: int, slabs: Slabs) -> None:
@@ -107,7 +108,7 @@ class SampleStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not 
             self._reader.prepare()
             self._deliverer = Deliverer(self._job)
             self._store = None if self._job.store.kind == "posix" else open_spec(self._job.store)
-            self._meter = ProcessMeter(self._store.counters if self._store is not None else None)
+            self._meter = ProcessMeter(self._store.counters if self._store is not None else getattr(self._reader, "counters", None))
         return self._meter
 
     def _pieces(self, meter: ProcessMeter) -> Iterator[Piece]:

@@ -221,6 +221,22 @@ LOADERS |= {
         extra="litdata",
         distribution="litdata",
     ),
+    "mosaicml-streaming": LoaderInfo(
+        "storagebench.loaders.mosaicml_streaming:MosaicStreamingLoader",
+        ("streaming", "torch"),
+        ("mds",),
+        ("posix",),
+        "shard",
+        "Mosaic's StreamingDataset in torch DataLoader workers: shards are copied into an empty local cache, and read there",
+        "processes",
+        needs_torch=True,
+        own_io=True,
+        least_decode="parse",
+        why_formats="reads the shards of Mosaic streaming",
+        why_stores="is run on local files and mounts here; its own clients for object stores are not wired up",
+        extra="mosaicml-streaming",
+        distribution="mosaicml-streaming",
+    ),
 }
 
 STORES: dict[str, str] = {

@@ -80,7 +80,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The argument `cell` of tests with the mark `cells`."""
     mark = metafunc.definition.get_closest_marker("cells")
     if mark is not None:
-        chosen = [cell for name in mark.args for cell in (CELLS_OF.get(name) or [CELLS_BY_NAME[name]])]
+        chosen = [cell for name in mark.args for cell in CELLS_OF.get(name, [CELLS_BY_NAME[name]] if name in CELLS_BY_NAME else [])]
+        unknown = set(mark.args) - set(CELLS_OF) - {str(cell) for cell in CLAIMED}
+        assert not unknown, f"no such combination is claimed: {sorted(unknown)}"
         cases = [pytest.param(cell, id=str(cell), marks=_marks(cell)) for cell in chosen]
         metafunc.parametrize("cell", cases)
 
