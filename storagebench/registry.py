@@ -237,6 +237,30 @@ LOADERS |= {
         extra="mosaicml-streaming",
         distribution="mosaicml-streaming",
     ),
+    "grain": LoaderInfo(
+        "storagebench.loaders.grain:GrainLoader",
+        ("grain",),
+        (*_FILES, *_PACKED),
+        ("posix", "s3", "fsspec", "memory", "shaped"),
+        "sample",
+        "Grain's MapDataset over a random access source, read ahead by its threads; bytes through our store",
+        "threads",
+        why_formats="reads records at known places",
+        extra="grain",
+        distribution="grain",
+    ),
+    "spdl": LoaderInfo(
+        "storagebench.loaders.spdl:SpdlLoader",
+        ("spdl",),
+        (*_FILES, *_PACKED),
+        ("posix", "s3", "fsspec", "memory", "shaped"),
+        "sample",
+        "SPDL's pipeline of stages in threads with bounded queues; bytes through our store",
+        "threads",
+        why_formats="reads records at known places",
+        extra="spdl",
+        distribution="spdl_core",
+    ),
 }
 
 STORES: dict[str, str] = {
