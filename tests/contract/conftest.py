@@ -67,7 +67,7 @@ CELLS_BY_NAME = {str(cell): cell for cell in CELLS}
 CELLS_OF = {
     "every": CELLS,
     # For the parts of the contract that no store can change.
-    "every loader and format": [cell for cell in CELLS if cell.kind == ("s3" if cell.loader == "s3" else "posix")],
+    "every loader and format": [cell for cell in CELLS if cell.kind == ("posix" if "posix" in cell.info.stores else "s3")],
     "every local": [cell for cell in CELLS if cell.kind == "posix"],
 }
 

@@ -105,7 +105,7 @@ def test_counters(cell: Any, job: LoadJob, records: Any, tools: Any) -> None:
 @pytest.mark.cells(
     "files-npz-posix", "s3-npy-s3", "webdataset-webdataset-posix", "webdataset-webdataset-s3", "direct-raw-posix", "parquet-parquet-posix",
     "tensorflow-tfrecord-posix", "litdata-litdata-posix", "mosaicml-streaming-mds-posix",
-    "grain-npz-posix", "spdl-npz-posix",
+    "grain-npz-posix", "spdl-npz-posix", "s3torchconnector-npz-s3",
 )  # fmt: skip
 @pytest.mark.parametrize("level", ["none", "full"])
 def test_with_workers(cell: Any, job: LoadJob, records: Any, level: str, tools: Any) -> None:
