@@ -7,11 +7,14 @@ whose objects are `LoaderInfo`, `FormatInfo` and store classes. Two providers of
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from storagebench.errors import RankError, UsageError, did_you_mean
@@ -251,6 +254,22 @@ LOADERS |= {
         extra="s3torchconnector",
         distribution="s3torchconnector",
     ),
+    "huggingface-datasets": LoaderInfo(
+        "storagebench.loaders.huggingface_datasets:HuggingFaceDatasetsLoader",
+        ("datasets", "torch"),
+        ("parquet",),
+        ("posix",),
+        "shard",
+        "Hugging Face datasets, streaming Parquet in torch DataLoader workers, with its shuffle buffer",
+        "processes",
+        needs_torch=True,
+        own_io=True,
+        least_decode="parse",
+        why_formats="is run on Parquet",
+        why_stores=_OWN_FILES,
+        extra="huggingface-datasets",
+        distribution="datasets",
+    ),
     "grain": LoaderInfo(
         "storagebench.loaders.grain:GrainLoader",
         ("grain",),
@@ -353,11 +372,21 @@ def _load(entry: str, what: str, needs: tuple[str, ...]) -> Callable[..., Any]:
 
 
 _PIP_NAMES = {"PIL": "pillow"}
+_CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def missing_modules(needs: tuple[str, ...]) -> list[str]:
     """Which of these top-level modules are not installed (nothing is imported)."""
-    return [name for name in needs if importlib.util.find_spec(name) is None]
+    return [name for name in needs if not _is_installed(name)]
+
+
+def _is_installed(name: str) -> bool:
+    """Whether there is such a module; a folder of the checkout that has the name of a library is not it."""
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None or Path(found.origin).resolve().parent.parent != _CHECKOUT:
+        return found is not None
+    elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != _CHECKOUT]
+    return importlib.machinery.PathFinder.find_spec(name, elsewhere) is not None
 
 
 def refuse_missing(what: str, needs: tuple[str, ...]) -> None:
