@@ -23,7 +23,7 @@ _LONGEST = 2**32 - 1
 _COUNT = struct.Struct("<I")
 _HEAD = struct.Struct("<IIIq")  # sizes of the three leaves, and the first of them, the id
 _LABEL = struct.Struct("<q")
-_LEAF = {"type": None, "context": None, "children_spec": []}
+_LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 _CONFIG: dict[str, Any] = {
     "chunk_bytes": None,
     "chunk_size": None,

@@ -50,7 +50,9 @@ class HuggingFaceDatasetsLoader:
     def open(self, job: LoadJob) -> LoaderRun:
         refuse_idle_ranks(self.name, job)
         if not hasattr(huggingface, "load_dataset"):
-            raise RankError("the module datasets that was imported is not Hugging Face's", "run outside of the checkout of storagebench, or with python -P")
+            raise RankError(
+                "the module datasets that was imported is not Hugging Face's", "run outside of the checkout of storagebench, or with python -P"
+            )
         settings = {"datasets": str(huggingface.__version__), "format": "arrow", "max_buffer_input_shards": 10}
         return SequentialRun(job, Tables(), settings, LibraryStream)
 

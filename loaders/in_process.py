@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, Protocol
@@ -151,5 +151,3 @@ def _batches(pieces: Generator[Piece], sizes: Sequence[int]) -> Generator[Batch]
                     rest.appendleft(piece.part(take, have))
                 need -= take
             yield replace(join(parts, queue_level=None), ready_ns=time.monotonic_ns())
-
-

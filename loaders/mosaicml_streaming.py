@@ -17,7 +17,7 @@ import fcntl
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -151,7 +151,7 @@ class _Planned(streaming.StreamingDataset):  # type: ignore[misc]
 
         downloader.download, downloader.counted = download, True
 
-    def all_samples(self) -> Iterator[Any]:
+    def all_samples(self) -> Generator[Any]:
         """One epoch; its threads are gone when it is closed."""
         try:
             yield from iter(self)

@@ -13,12 +13,14 @@ from typing import Any
 
 from storagebench.errors import UsageError
 from storagebench.loaders.delivery import Piece, at_least_parse, join, refuse_io_modes, total_counters
+from storagebench.loaders.local_cache import LocalCache
 from storagebench.loaders.packed import Slabs
 from storagebench.loaders.piece_stream import PieceStream
-from storagebench.loaders.local_cache import LocalCache
 from storagebench.loaders.shard_stream import SampleStream, ShardStream, plan_shards
 from storagebench.protocols import Batch, LoaderCounters, LoadJob
 from storagebench.sampling import EpochPlan, split_work
+
+_COPIED = "shards that the library copied into its local cache"
 
 
 def refuse_idle_ranks(name: str, job: LoadJob) -> None:
@@ -50,6 +52,7 @@ class SequentialRun:
         release: Callable[[], None] | None = None,
     ) -> None:
         self._job, self._settings, self._cache, self._release = job, settings, cache, release
+        self._cache_index_bytes = cache.num_bytes() if cache is not None else 0  # of what lay in it before anything was read
         self._maps_files = bool(getattr(reader, "maps_files", False))
         self._level = at_least_parse(job.decode)
         self._shards = len(range(job.rank, job.dataset.num_shards, job.world_size))
@@ -101,7 +104,7 @@ class SequentialRun:
             found = replace(found, storage_bytes=None, storage_method="unknown: the library maps the files, and what it looks at is no read()")
         if self._cache is None:
             return found
-        return replace(found, local_cache_bytes=self._cache.num_bytes(), storage_method="shards that the library copied into its local cache")
+        return replace(found, local_cache_bytes=self._cache.num_bytes() - self._cache_index_bytes, storage_method=_COPIED)
 
     def effective(self) -> Mapping[str, Any]:
         notes = []

@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -364,8 +365,8 @@ def format_info(name: str) -> FormatInfo:
     return _look_up("format", name, formats(), plugins("formats")[1])
 
 
-def _load(entry: str, what: str, needs: tuple[str, ...]) -> Callable[..., Any]:
-    refuse_missing(what, needs)
+def _load(entry: str, what: str, needs: tuple[str, ...], extra: str = "") -> Callable[..., Any]:
+    refuse_missing(what, needs, extra)
     module, _, attribute = entry.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     return found
@@ -389,19 +390,26 @@ def _is_installed(name: str) -> bool:
     return importlib.machinery.PathFinder.find_spec(name, elsewhere) is not None
 
 
-def refuse_missing(what: str, needs: tuple[str, ...]) -> None:
-    """Raises RankError where one of these modules is not installed."""
+def refuse_missing(what: str, needs: tuple[str, ...], extra: str = "") -> None:
+    """Raises RankError where one of these modules is not installed; `extra` is what of ours installs them."""
     missing = missing_modules(needs)
     if missing:
-        raise RankError(
-            f"{what} needs {', '.join(missing)}, which is not installed", f"pip install {' '.join(_PIP_NAMES.get(m, m) for m in missing)}"
-        )
+        command = f"'storagebench[{extra}]'" if extra else " ".join(_PIP_NAMES.get(m, m) for m in missing)
+        raise RankError(f"{what} needs {', '.join(missing)}, which is not installed", f"pip install {command}")
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version of the first of these distributions (names with spaces between them) that is installed, without importing it."""
+    for name in distribution.split():
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return None
 
 
 def open_loader(name: str) -> Loader:
     """The loader of that name. Raises UsageError (unknown) or RankError (something it needs is not installed)."""
     info = loader_info(name)
-    loader: Loader = _load(info.entry, f"loader {name}", info.needs)()
+    loader: Loader = _load(info.entry, f"loader {name}", info.needs, info.extra)()
     return loader
 
 
@@ -418,18 +426,25 @@ def store_class(kind: str) -> Callable[..., Any]:
     return _load(_look_up("storage", kind, table, plugins("stores")[1]), f"storage {kind}", ())
 
 
+def _able(format_name: str, store_kind: str) -> list[str]:
+    """Loaders that read this format from this storage; of the extras those that are installed."""
+    fitting = {name: row for name, row in loaders().items() if format_name in row.formats and store_kind in row.stores and name != "null"}
+    return [name for name, row in fitting.items() if not row.extra or not (row.not_yet_run or missing_modules(row.needs))]
+
+
 def misfit(loader: str, format_name: str, store_kind: str, odirect: bool = False) -> UsageError | None:
     """Why this loader cannot read this format from this store, with what fits instead; None if it can."""
     info = loader_info(loader)
     if format_name not in info.formats:
-        able = [name for name, row in loaders().items() if format_name in row.formats and store_kind in row.stores and name != "null"]
+        able = _able(format_name, store_kind)
         return UsageError(
             f"loader {loader} {info.why_formats or 'does not read it'}, and the dataset is {format_name}",
             f"for {format_name} use --loader {' or '.join(able)}; for {loader} generate --format {' or '.join(info.formats)}",
         )
     if store_kind not in info.stores:
-        able = [name for name, row in loaders().items() if format_name in row.formats and store_kind in row.stores and name != "null"]
+        able = _able(format_name, store_kind)
         why = ", which cannot slow down a library's own I/O" if store_kind == "shaped" and info.own_io else ""
+        why = f" ({info.why_stores})" if info.why_stores and not why else why
         return UsageError(
             f"loader {loader} works on {' or '.join(info.stores)} storage, and the dataset lies on {store_kind}{why}",
             f"use --loader {' or '.join(able)}" if able else "use another storage",
