@@ -72,8 +72,8 @@ class _Planned(litdata.StreamingDataset):  # type: ignore[misc]
 
     def close(self) -> None:
         """Close the mappings, which the library leaves to the garbage collector."""
-        cache: Any = self.cache
-        self.cache = self.shuffler = None
+        cache: Any = self.__dict__.pop("cache")
+        self.shuffler = None
         if cache is not None:
             cache._reader._item_loader._close_open_chunk()
             cache._reader.__del__()

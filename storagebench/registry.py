@@ -271,6 +271,21 @@ LOADERS |= {
         extra="huggingface-datasets",
         distribution="datasets",
     ),
+    "ray-data": LoaderInfo(
+        "storagebench.loaders.ray_data:RayDataLoader",
+        ("ray", "pyarrow"),
+        ("parquet",),
+        ("posix",),
+        "shard",
+        "Ray Data on a Ray of its own: Parquet read in Ray's worker processes, batches through its object store",
+        "threads",
+        own_io=True,
+        least_decode="parse",
+        why_formats="is run on Parquet",
+        why_stores=_OWN_FILES,
+        extra="ray-data",
+        distribution="ray",
+    ),
     "grain": LoaderInfo(
         "storagebench.loaders.grain:GrainLoader",
         ("grain",),
@@ -296,6 +311,23 @@ LOADERS |= {
         distribution="spdl_core",
     ),
 }
+
+LOADERS["dali"] = LoaderInfo(
+    "storagebench.loaders.dali:DaliLoader",
+    ("nvidia.dali",),
+    ("tfrecord",),
+    ("posix",),
+    "shard",
+    "NVIDIA DALI's TFRecord reader in a pipeline of the CPU, with its reservoir",
+    "threads",
+    own_io=True,
+    least_decode="parse",
+    why_formats="is written for TFRecord shards with their index files",
+    why_stores=_OWN_FILES,
+    extra="dali",
+    distribution="nvidia-dali-cuda130 nvidia-dali-cuda120",
+    not_yet_run="written against DALI's documentation; no machine of ours has had the library",
+)
 
 STORES: dict[str, str] = {
     "posix": "storagebench.storage.posix:PosixStore",
@@ -377,13 +409,16 @@ _CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def missing_modules(needs: tuple[str, ...]) -> list[str]:
-    """Which of these top-level modules are not installed (nothing is imported)."""
+    """Which of these modules are not installed (nothing is imported but the package above a dotted name)."""
     return [name for name in needs if not _is_installed(name)]
 
 
 def _is_installed(name: str) -> bool:
     """Whether there is such a module; a folder of the checkout that has the name of a library is not it."""
-    found = importlib.util.find_spec(name)
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # the package above a dotted name is not there
+        return False
     if found is None or found.origin is None or Path(found.origin).resolve().parent.parent != _CHECKOUT:
         return found is not None
     elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != _CHECKOUT]

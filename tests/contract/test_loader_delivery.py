@@ -12,7 +12,7 @@ from storagebench.registry import FORMATS
 from storagebench.storage import queues
 
 # Libraries that read where neither our store nor the kernel can count it.
-UNCOUNTED = {("parquet", "s3"), ("litdata", "posix")}
+UNCOUNTED = {("parquet", "s3"), ("litdata", "posix"), ("ray-data", "posix")}
 
 
 @pytest.mark.cells("every")
