@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,53 @@ from storagebench.sampling import Indices
 
 _LEAST_OBJECT_STORE_BYTES = 512 * 2**20
 _COLUMNS = ["sample_id", "payload"]
+
+
+class _Ray:
+    """A process can have one Ray: the first user starts it, the last one ends it. What the first one said of cores and memory holds."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._folder: LocalCache | None = None
+
+    def enter(self, cores: int, object_store_bytes: int) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._start(cores, object_store_bytes)
+            self._users += 1
+
+    def _start(self, cores: int, object_store_bytes: int) -> None:
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised, and said by us
+        self._folder = LocalCache("ray")
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                object_store_memory=object_store_bytes,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(self._folder.path),
+            )
+        except BaseException:
+            self._folder.close()
+            raise
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                ray.shutdown()
+                if self._folder is not None:
+                    self._folder.close()
+
+
+_ray = _Ray()
 
 
 class RayDataLoader:
@@ -58,25 +106,9 @@ class Blocks:
         self._cores = max(job.num_workers, 1)
         batch_bytes = job.batch_size * job.dataset.record_bytes // job.dataset.num_samples
         self._store_bytes = max(_LEAST_OBJECT_STORE_BYTES, 8 * job.prefetch_batches * batch_bytes)
-        self._folder = LocalCache("ray")
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised, and said by us
-        try:
-            ray.init(
-                address="local",
-                num_cpus=self._cores,
-                object_store_memory=self._store_bytes,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(self._folder.path),
-            )
-        except BaseException:
-            self._folder.close()
-            raise
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
+        self._is_open = False
+        _ray.enter(self._cores, self._store_bytes)
+        self._is_open = True
 
     def pieces(self, epoch: int) -> Generator[Piece]:
         _, shards = plan_job("shard", self._job, epoch)
@@ -108,6 +140,7 @@ class Blocks:
         }
 
     def close(self) -> None:
-        """End Ray's processes."""
-        ray.shutdown()
-        self._folder.close()
+        """Ray's processes end with the last of its users."""
+        if self._is_open:
+            self._is_open = False
+            _ray.leave()
