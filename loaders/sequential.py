@@ -7,17 +7,20 @@ planned sizes however uneven the shards are.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from storagebench.errors import UsageError
 from storagebench.loaders.delivery import Piece, at_least_parse, join, refuse_io_modes, total_counters
+from storagebench.loaders.local_cache import LocalCache
 from storagebench.loaders.packed import Slabs
 from storagebench.loaders.piece_stream import PieceStream
-from storagebench.loaders.shard_stream import ShardReader, ShardStream, plan_shards
+from storagebench.loaders.shard_stream import SampleStream, ShardStream, plan_shards
 from storagebench.protocols import Batch, LoaderCounters, LoadJob
 from storagebench.sampling import EpochPlan, split_work
+
+_COPIED = "shards that the library copied into its local cache"
 
 
 def refuse_idle_ranks(name: str, job: LoadJob) -> None:
@@ -32,21 +35,32 @@ def refuse_idle_ranks(name: str, job: LoadJob) -> None:
 
 
 class SequentialRun:
-    """One rank. `settings`: what the report is to have of the loader's own. Its workers send pieces in turn; a worker whose shards are read out is passed over.
+    """One rank. `reader` is what `stream` takes (a `ShardReader` or a `ShardLibrary`), `cache` the library's own on local files, `release` what else is to be given
+    back in the end. `settings`: what the report is to have of the loader's own. Its workers send pieces in turn; a worker whose shards are read out is passed over.
 
     Prefetch: workers x `prefetch_factor` x samples of a piece is `prefetch_batches` batches (as `sampling.split_work` has it, rounded up to whole
     pieces). What is held in the shuffle buffers comes on top: `shuffle_buffer` samples, split over the workers.
     """
 
-    def __init__(self, job: LoadJob, reader: ShardReader, settings: Mapping[str, Any]) -> None:
-        self._job, self._settings = job, settings
+    def __init__(
+        self,
+        job: LoadJob,
+        reader: Any,
+        settings: Mapping[str, Any],
+        stream: type[SampleStream] = ShardStream,
+        cache: LocalCache | None = None,
+        release: Callable[[], None] | None = None,
+    ) -> None:
+        self._job, self._settings, self._cache, self._release = job, settings, cache, release
+        self._cache_index_bytes = cache.num_bytes() if cache is not None else 0  # of what lay in it before anything was read
+        self._maps_files = bool(getattr(reader, "maps_files", False))
         self._level = at_least_parse(job.decode)
         self._shards = len(range(job.rank, job.dataset.num_shards, job.world_size))
         self._workers, pieces, self._prefetch = split_work(job.prefetch_batches, min(job.num_workers, self._shards), job.batch_size)
         self._piece_samples = -(-job.batch_size // pieces)
         self._buffer_samples = max(1, job.shuffle_buffer // max(self._workers, 1))
         slabs = Slabs(self._workers)
-        self._source = ShardStream(replace(job, decode=self._level), reader, self._workers, self._piece_samples, self._buffer_samples, slabs)
+        self._source = stream(replace(job, decode=self._level), reader, self._workers, self._piece_samples, self._buffer_samples, slabs)
         self._stream = PieceStream(self._source, None, self._workers, self._prefetch, slabs)
         self._sizes: deque[int] = deque()
         self._rest: Piece | None = None
@@ -84,7 +98,13 @@ class SequentialRun:
         self._stream.drain()
 
     def counters(self) -> LoaderCounters:
-        return total_counters(self._stream.counters(), in_rank=self._workers == 0, own_io=self._job.store.kind == "posix")
+        own_io = self._job.store.kind == "posix" and self._cache is None
+        found = total_counters(self._stream.counters(), in_rank=self._workers == 0, own_io=own_io)
+        if self._maps_files:
+            found = replace(found, storage_bytes=None, storage_method="unknown: the library maps the files, and what it looks at is no read()")
+        if self._cache is None:
+            return found
+        return replace(found, local_cache_bytes=self._cache.num_bytes() - self._cache_index_bytes, storage_method=_COPIED)
 
     def effective(self) -> Mapping[str, Any]:
         notes = []
@@ -107,3 +127,8 @@ class SequentialRun:
     def close(self) -> None:
         self._stream.close()
         self._source.close()
+        if self._release is not None:
+            self._release()
+            self._release = None
+        if self._cache is not None:
+            self._cache.close()

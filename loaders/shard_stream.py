@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from copy import copy
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -56,13 +56,14 @@ class _StrangerError(Exception):
     """A sample that the manifest does not have there."""
 
 
-class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not type-checked
+class SampleStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not type-checked
     """Pieces of the shards of one worker, of `piece_samples` each, then an empty one with the worker's last counters. An error comes as a value.
 
-    Persistent workers keep their copy of this, so the epoch, and the wish to end it early, are handed over in shared memory.
+    `reader` has a method `prepare`, and `counters` if it counts what it reads of local files; what else it does is the subclass's, which gives the samples of
+    the worker's shards. Persistent workers keep their copy of this, so the epoch, and the wish to end it early, are handed over in shared memory.
     """
 
-    def __init__(self, job: LoadJob, reader: ShardReader, num_workers: int, piece_samples: int, buffer_samples: int, slabs: Slabs) -> None:
+    def __init__(self, job: LoadJob, reader: Any, num_workers: int, piece_samples: int, buffer_samples: int, slabs: Slabs) -> None:
         self._job = job
         self._reader = reader
         self._slabs = slabs
@@ -107,7 +108,7 @@ class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not t
             self._reader.prepare()
             self._deliverer = Deliverer(self._job)
             self._store = None if self._job.store.kind == "posix" else open_spec(self._job.store)
-            self._meter = ProcessMeter(self._store.counters if self._store is not None else None)
+            self._meter = ProcessMeter(self._store.counters if self._store is not None else getattr(self._reader, "counters", None))
         return self._meter
 
     def _pieces(self, meter: ProcessMeter) -> Iterator[Piece]:
@@ -138,6 +139,14 @@ class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not t
         return finished(Piece(nothing, [], nothing, nothing, None, None, {}, 0), [], meter)
 
     def _samples(self, shards: Indices, epoch: int, worker: int) -> Generator[tuple[int, memoryview]]:
+        """(sample id, record) of these shards, each sample once, in another order if the job wants that."""
+        raise NotImplementedError
+
+
+class ShardStream(SampleStream):
+    """One shard after the other out of a `ShardReader`, through a shuffle buffer."""
+
+    def _samples(self, shards: Indices, epoch: int, worker: int) -> Generator[tuple[int, memoryview]]:
         """(sample id, record) of these shards, through the shuffle buffer."""
         read = (sample for shard in shards.tolist() for sample in self._samples_of(shard))
         if not self._job.shuffle:
@@ -148,7 +157,7 @@ class ShardStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not t
 
     def _samples_of(self, shard: int) -> Iterator[tuple[int, memoryview]]:
         """One shard. DatasetError where it is not what the manifest says: a library alone would pass it over."""
-        dataset, reader = self._job.dataset, self._reader
+        dataset, reader = self._job.dataset, cast(ShardReader, self._reader)
         name, first, count = dataset.names[shard], int(dataset.first_sample[shard]), int(dataset.shard_samples[shard])
         damages: tuple[type[Exception], ...] = (_StrangerError, *reader.damages)
         done = 0

@@ -45,12 +45,16 @@ class PieceDataset(Dataset[Any]):  # type: ignore[misc]
     def __getitem__(self, ids: NDArray[np.int64]) -> Piece | StorageBenchError:
         try:
             if self._store is None:
-                self._store = open_spec(self._job.store)
+                self._store = self._open_reads()
                 self._deliverer = Deliverer(self._job)
                 self._meter = ProcessMeter(self._store.counters)
             return self._piece(self._store, ids)
         except StorageBenchError as error:
             return copy(error)  # as out of a worker process: without the frames, which would keep the piece
+
+    def _open_reads(self) -> Store:
+        """What reads, in the process that uses it: our store, or what stands in for it (`read`, `read_into`, `counters`, `close`)."""
+        return open_spec(self._job.store)
 
     def _piece(self, store: Store, ids: NDArray[np.int64]) -> Piece:
         deliverer, info = self._deliverer, torch.utils.data.get_worker_info()
@@ -122,14 +126,15 @@ class _Pieces:
 
 
 class TorchRun:
-    """A `LoaderRun` over a torch DataLoader whose items are pieces. Subclasses of nothing: files and s3 differ in `read_many` only."""
+    """A `LoaderRun` over a torch DataLoader whose items are pieces. Files and s3 differ in `read_many` only; a library that reads in place of our store
+    brings `pieces` and what the report is to have of its settings."""
 
-    def __init__(self, job: LoadJob, read_many: bool) -> None:
-        self._job = job
+    def __init__(self, job: LoadJob, read_many: bool, pieces: type[PieceDataset] = PieceDataset, settings: Mapping[str, Any] | None = None) -> None:
+        self._job, self._settings = job, settings or {}
         self._workers, self._pieces_per_batch, self._prefetch = split_work(job.prefetch_batches, job.num_workers, job.batch_size)
         self._sampler = _Pieces()
         slabs = Slabs(self._workers)
-        self._dataset = PieceDataset(job, read_many, slabs)
+        self._dataset = pieces(job, read_many, slabs)
         self._stream = PieceStream(self._dataset, self._sampler, self._workers, self._prefetch, slabs)
         self._counts: deque[int] = deque()
 
@@ -176,6 +181,7 @@ class TorchRun:
             "pieces_per_batch": self._pieces_per_batch,
             "prefetch_factor": self._prefetch,
             "start_method": "forkserver",
+            **self._settings,
             "notes": notes,
         }
 

@@ -309,6 +309,8 @@ class Engine:
                 "server_device_bytes": _minus(after.server_device_bytes, before.server_device_bytes),
                 "rchar_bytes": _minus(after.loader.rchar_bytes, before.loader.rchar_bytes),
                 "requests": _minus(after.loader.requests, before.loader.requests),
+                "local_cache_bytes_before": before.loader.local_cache_bytes,
+                "local_cache_bytes": after.loader.local_cache_bytes,
                 "retries": after.loader.retries - before.loader.retries,
                 "errors": after.loader.errors - before.loader.errors,
                 # Of the whole process, which its first rank reports for all that share it.

@@ -66,6 +66,8 @@ def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace], writ
         **rates,
         **totals,
         **_device(run, per_epoch),
+        "local_cache_bytes": per_epoch[-1]["local_cache_bytes"] if per_epoch else None,
+        "epochs_from_local_cache": [row["epoch"] for row in per_epoch if row["from_local_cache"]],
         **_times(run, ranks, windows, probe_before_s(hosts)),
         "fetch_quantiles_s": quantiles(ranks.waits_ns),
         "step_quantiles_s": quantiles(ranks.lengths_ns),
@@ -162,9 +164,21 @@ def _per_epoch(run: Mapping[str, Any], ranks: Ranks) -> list[Summary]:
                 "cache_method": cache.get("method"),
                 "metadata_cache": cache.get("metadata_cache"),
                 "server_cache": cache.get("server_cache"),
+                **_local_cache(records),
             }
         )
     return rows
+
+
+def _local_cache(records: Sequence[Mapping[str, Any]]) -> Summary:
+    """What the loader's own caches on local files held after an epoch, and whether any of them held something before it: that epoch was not served
+    by the storage alone. None for a loader without one."""
+    before = [record.get("local_cache_bytes_before") for record in records]
+    known = [value for value in before if value is not None]
+    return {
+        "local_cache_bytes": _total([record.get("local_cache_bytes") for record in records]),
+        "from_local_cache": any(value > 0 for value in known) if known else None,
+    }
 
 
 def _device(run: Mapping[str, Any], per_epoch: Sequence[Summary]) -> Summary:

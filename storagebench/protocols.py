@@ -229,7 +229,8 @@ class LoaderCounters:
     """What the processes of one rank's loader did since their first dataset read. None: this loader cannot know.
 
     `storage_bytes` the store returned; `device_read_bytes` and `rchar_bytes` as /proc/<pid>/io has them; `cpu_s` user + system of the worker
-    processes (the rank's own CPU is the engine's to count); `storage_method` says where storage_bytes comes from.
+    processes (the rank's own CPU is the engine's to count); `storage_method` says where storage_bytes comes from. `local_cache_bytes`: what the
+    library's own cache on local files holds now (no total), None where it has none.
     """
 
     storage_bytes: int | None = None
@@ -240,6 +241,7 @@ class LoaderCounters:
     requests: int | None = None
     retries: int = 0
     errors: int = 0
+    local_cache_bytes: int | None = None
 
 
 class LoaderRun(Protocol):

@@ -7,11 +7,15 @@ whose objects are `LoaderInfo`, `FormatInfo` and store classes. Two providers of
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from storagebench.errors import RankError, UsageError, did_you_mean
@@ -22,7 +26,7 @@ API_VERSION = 1
 Unit = Literal["sample", "shard", "row_group"]
 _FILES = ("npz", "npy", "jpeg", "png", "raw")
 # Many records to a shard, each at a known place.
-_PACKED = ("webdataset", "tfrecord", "indexed_binary", "csv", "hdf5", "mds")
+_PACKED = ("webdataset", "tfrecord", "indexed_binary", "csv", "hdf5", "mds", "litdata")
 _AT_KNOWN_PLACES = (*_FILES, *_PACKED, "parquet")
 _ALL_FORMATS = (*_AT_KNOWN_PLACES, "tfrecord_zlib")
 
@@ -46,6 +50,8 @@ class LoaderInfo:
     `least_decode` is the level below which the library cannot stop. `s3_client` is the client it uses on S3 when the user names none.
     `shares_process`: several of it may run side by side in one process (threads at most, no state of the process changed, LoadJob.counts_process kept).
     `whole_files_in_place`: it reads whole files, and those that others made too (`import --in-place`); who reads sample by sample can anyway.
+    `extra` is the extra of pyproject that installs it, `distribution` the package whose version `list` shows. `breaks`: where the library does not keep the
+    loaders' contract, (what it does, the test in tests/contract that shows it); `not_yet_run`: why nobody has seen it run.
     """
 
     entry: str
@@ -65,6 +71,11 @@ class LoaderInfo:
     units: Mapping[str, Unit] = field(default_factory=dict)
     shares_process: bool = False
     whole_files_in_place: bool = False
+    extra: str = ""
+    distribution: str = ""
+    why_stores: str = ""
+    breaks: tuple[tuple[str, str], ...] = ()
+    not_yet_run: str = ""
     api: int = API_VERSION
 
     def unit_of(self, format_name: str) -> Unit:
@@ -88,6 +99,7 @@ FORMATS: dict[str, FormatInfo] = {
     "csv": FormatInfo("storagebench.datasets.textlines:CsvFormat", (), False, "text lines id,label,record"),
     "hdf5": FormatInfo("storagebench.datasets.hdf5:Hdf5Format", ("h5py",), False, "HDF5 with a contiguous dataset a sample"),
     "mds": FormatInfo("storagebench.datasets.mds:MdsFormat", (), False, "shards of Mosaic streaming, with their index.json"),
+    "litdata": FormatInfo("storagebench.datasets.litdata:LitDataFormat", (), False, "chunks of LitData, with their index.json"),
 }
 
 LOADERS: dict[str, LoaderInfo] = {
@@ -181,6 +193,152 @@ LOADERS: dict[str, LoaderInfo] = {
     ),
 }
 
+_OWN_FILES = "opens local files itself"
+
+# Libraries that are not among the dependencies: an extra each.
+LOADERS |= {
+    "tensorflow": LoaderInfo(
+        "storagebench.loaders.tensorflow:TensorFlowLoader",
+        ("tensorflow",),
+        ("tfrecord", "tfrecord_zlib"),
+        ("posix",),
+        "shard",
+        "tf.data: interleaved TFRecord files, TensorFlow's shuffle buffer and parser, in its own threads",
+        "threads",
+        own_io=True,
+        least_decode="parse",
+        why_formats="reads TFRecord shards",
+        why_stores=f"{_OWN_FILES}, and TensorFlow's build for pip has no S3",
+        extra="tensorflow",
+        distribution="tensorflow tensorflow-cpu",
+    ),
+    "litdata": LoaderInfo(
+        "storagebench.loaders.litdata:LitDataLoader",
+        ("litdata", "torch"),
+        ("litdata",),
+        ("posix",),
+        "shard",
+        "LitData's StreamingDataset in torch DataLoader workers, over its own chunks, mapped where they lie",
+        "processes",
+        needs_torch=True,
+        own_io=True,
+        least_decode="parse",
+        why_formats="reads the chunks of LitData",
+        why_stores=_OWN_FILES,
+        extra="litdata",
+        distribution="litdata",
+    ),
+    "mosaicml-streaming": LoaderInfo(
+        "storagebench.loaders.mosaicml_streaming:MosaicStreamingLoader",
+        ("streaming", "torch"),
+        ("mds",),
+        ("posix",),
+        "shard",
+        "Mosaic's StreamingDataset in torch DataLoader workers: shards are copied into an empty local cache, and read there",
+        "processes",
+        needs_torch=True,
+        own_io=True,
+        least_decode="parse",
+        why_formats="reads the shards of Mosaic streaming",
+        why_stores="is run on local files and mounts here; its own clients for object stores are not wired up",
+        extra="mosaicml-streaming",
+        distribution="mosaicml-streaming",
+    ),
+    "s3torchconnector": LoaderInfo(
+        "storagebench.loaders.s3torchconnector:S3TorchConnectorLoader",
+        ("s3torchconnector", "torch"),
+        _FILES,
+        ("s3",),
+        "sample",
+        "Amazon's connector for PyTorch: S3MapDataset in torch DataLoader workers, one object a sample, read by its own client",
+        "processes",
+        needs_torch=True,
+        why_formats="reads one object a sample",
+        why_stores="is a client of S3 alone",
+        extra="s3torchconnector",
+        distribution="s3torchconnector",
+    ),
+    "huggingface-datasets": LoaderInfo(
+        "storagebench.loaders.huggingface_datasets:HuggingFaceDatasetsLoader",
+        ("datasets", "torch"),
+        ("parquet",),
+        ("posix",),
+        "shard",
+        "Hugging Face datasets, streaming Parquet in torch DataLoader workers, with its shuffle buffer",
+        "processes",
+        needs_torch=True,
+        own_io=True,
+        least_decode="parse",
+        why_formats="is run on Parquet",
+        why_stores=_OWN_FILES,
+        extra="huggingface-datasets",
+        distribution="datasets",
+    ),
+    "ray-data": LoaderInfo(
+        "storagebench.loaders.ray_data:RayDataLoader",
+        ("ray", "pyarrow"),
+        ("parquet",),
+        ("posix",),
+        "shard",
+        "Ray Data on a Ray of its own: Parquet read in Ray's worker processes, batches through its object store",
+        "threads",
+        own_io=True,
+        least_decode="parse",
+        why_formats="is run on Parquet",
+        why_stores=_OWN_FILES,
+        extra="ray-data",
+        distribution="ray",
+        breaks=(
+            (
+                "leaves its driver's log, sockets and the thread of an iteration that was stopped open after ray.shutdown()",
+                "test_close_leaves_nothing",
+            ),
+            ("leaves its driver's log open after an error and ray.shutdown()", "test_a_missing_or_short_shard_is_named"),
+        ),
+    ),
+    "grain": LoaderInfo(
+        "storagebench.loaders.grain:GrainLoader",
+        ("grain",),
+        (*_FILES, *_PACKED),
+        ("posix", "s3", "fsspec", "memory", "shaped"),
+        "sample",
+        "Grain's MapDataset over a random access source, read ahead by its threads; bytes through our store",
+        "threads",
+        why_formats="reads records at known places",
+        extra="grain",
+        distribution="grain",
+    ),
+    "spdl": LoaderInfo(
+        "storagebench.loaders.spdl:SpdlLoader",
+        ("spdl",),
+        (*_FILES, *_PACKED),
+        ("posix", "s3", "fsspec", "memory", "shaped"),
+        "sample",
+        "SPDL's pipeline of stages in threads with bounded queues; bytes through our store",
+        "threads",
+        why_formats="reads records at known places",
+        extra="spdl",
+        distribution="spdl_core",
+    ),
+}
+
+LOADERS["dali"] = LoaderInfo(
+    "storagebench.loaders.dali:DaliLoader",
+    ("nvidia.dali",),
+    ("tfrecord",),
+    ("posix",),
+    "shard",
+    "NVIDIA DALI's TFRecord reader in a pipeline of the CPU, with its reservoir",
+    "threads",
+    own_io=True,
+    least_decode="parse",
+    why_formats="is written for TFRecord shards with their index files",
+    why_stores=_OWN_FILES,
+    extra="dali",
+    distribution="nvidia-dali-cuda130 nvidia-dali-cuda120",
+    not_yet_run="written against DALI's documentation; no machine of ours has had the library",
+)
+
 STORES: dict[str, str] = {
     "posix": "storagebench.storage.posix:PosixStore",
     "s3": "storagebench.storage.s3:S3Store",
@@ -249,34 +407,54 @@ def format_info(name: str) -> FormatInfo:
     return _look_up("format", name, formats(), plugins("formats")[1])
 
 
-def _load(entry: str, what: str, needs: tuple[str, ...]) -> Callable[..., Any]:
-    refuse_missing(what, needs)
+def _load(entry: str, what: str, needs: tuple[str, ...], extra: str = "") -> Callable[..., Any]:
+    refuse_missing(what, needs, extra)
     module, _, attribute = entry.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     return found
 
 
 _PIP_NAMES = {"PIL": "pillow"}
+_CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def missing_modules(needs: tuple[str, ...]) -> list[str]:
-    """Which of these top-level modules are not installed (nothing is imported)."""
-    return [name for name in needs if importlib.util.find_spec(name) is None]
+    """Which of these modules are not installed (nothing is imported but the package above a dotted name)."""
+    return [name for name in needs if not _is_installed(name)]
 
 
-def refuse_missing(what: str, needs: tuple[str, ...]) -> None:
-    """Raises RankError where one of these modules is not installed."""
+def _is_installed(name: str) -> bool:
+    """Whether there is such a module; a folder of the checkout that has the name of a library is not it."""
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # the package above a dotted name is not there
+        return False
+    if found is None or found.origin is None or Path(found.origin).resolve().parent.parent != _CHECKOUT:
+        return found is not None
+    elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != _CHECKOUT]
+    return importlib.machinery.PathFinder.find_spec(name, elsewhere) is not None
+
+
+def refuse_missing(what: str, needs: tuple[str, ...], extra: str = "") -> None:
+    """Raises RankError where one of these modules is not installed; `extra` is what of ours installs them."""
     missing = missing_modules(needs)
     if missing:
-        raise RankError(
-            f"{what} needs {', '.join(missing)}, which is not installed", f"pip install {' '.join(_PIP_NAMES.get(m, m) for m in missing)}"
-        )
+        command = f"'storagebench[{extra}]'" if extra else " ".join(_PIP_NAMES.get(m, m) for m in missing)
+        raise RankError(f"{what} needs {', '.join(missing)}, which is not installed", f"pip install {command}")
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version of the first of these distributions (names with spaces between them) that is installed, without importing it."""
+    for name in distribution.split():
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return None
 
 
 def open_loader(name: str) -> Loader:
     """The loader of that name. Raises UsageError (unknown) or RankError (something it needs is not installed)."""
     info = loader_info(name)
-    loader: Loader = _load(info.entry, f"loader {name}", info.needs)()
+    loader: Loader = _load(info.entry, f"loader {name}", info.needs, info.extra)()
     return loader
 
 
@@ -293,18 +471,25 @@ def store_class(kind: str) -> Callable[..., Any]:
     return _load(_look_up("storage", kind, table, plugins("stores")[1]), f"storage {kind}", ())
 
 
+def _able(format_name: str, store_kind: str) -> list[str]:
+    """Loaders that read this format from this storage; of the extras those that are installed."""
+    fitting = {name: row for name, row in loaders().items() if format_name in row.formats and store_kind in row.stores and name != "null"}
+    return [name for name, row in fitting.items() if not row.extra or not (row.not_yet_run or missing_modules(row.needs))]
+
+
 def misfit(loader: str, format_name: str, store_kind: str, odirect: bool = False) -> UsageError | None:
     """Why this loader cannot read this format from this store, with what fits instead; None if it can."""
     info = loader_info(loader)
     if format_name not in info.formats:
-        able = [name for name, row in loaders().items() if format_name in row.formats and store_kind in row.stores and name != "null"]
+        able = _able(format_name, store_kind)
         return UsageError(
             f"loader {loader} {info.why_formats or 'does not read it'}, and the dataset is {format_name}",
             f"for {format_name} use --loader {' or '.join(able)}; for {loader} generate --format {' or '.join(info.formats)}",
         )
     if store_kind not in info.stores:
-        able = [name for name, row in loaders().items() if format_name in row.formats and store_kind in row.stores and name != "null"]
+        able = _able(format_name, store_kind)
         why = ", which cannot slow down a library's own I/O" if store_kind == "shaped" and info.own_io else ""
+        why = f" ({info.why_stores})" if info.why_stores and not why else why
         return UsageError(
             f"loader {loader} works on {' or '.join(info.stores)} storage, and the dataset lies on {store_kind}{why}",
             f"use --loader {' or '.join(able)}" if able else "use another storage",

@@ -54,6 +54,7 @@ RULES: tuple[Rule, ...] = (
     Rule("WRITER_LOST", ERROR, rules_writers.writer_lost),
     Rule("UNVERIFIED_DATA", WARNING, rules_bytes.unverified_data),
     Rule("CACHED", WARNING, rules_bytes.cached),
+    Rule("LOCAL_CACHE", WARNING, rules_bytes.local_cache),
     Rule("SERVER_CACHE_UNKNOWN", WARNING, rules_bytes.server_cache_unknown),
     Rule("CACHE_UNPROVEN", WARNING, rules_bytes.cache_unproven),
     Rule("TOO_SHORT", WARNING, rules_time.too_short),

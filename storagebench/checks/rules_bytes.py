@@ -60,6 +60,17 @@ def cached(case: Case) -> Iterator[Found]:
         yield Found(f"{served:.1%} of the bytes came from the page cache", "use --cache cold to measure the storage")
 
 
+def local_cache(case: Case) -> Iterator[Found]:
+    """A library that keeps what it copied reads the storage once: what comes later is the speed of the disk that the copy lies on."""
+    epochs = case.summary["epochs_from_local_cache"]
+    if epochs:
+        held = format_bytes(case.summary["local_cache_bytes"] or 0)
+        yield Found(
+            f"{len(epochs)} of {len(case.summary['per_epoch'])} epochs (from epoch {epochs[0]} on) could be read from the loader's own cache, which holds {held}",
+            "for the storage alone use --epochs 1, or a loader without a cache of its own",
+        )
+
+
 def server_cache_unknown(case: Case) -> Iterator[Found]:
     if case.reads_storage and case.summary["server_cache"] == "unknown":
         yield Found("the server's own cache cannot be seen or dropped from here", "use a dataset larger than the server's memory")
@@ -87,7 +98,7 @@ def bytes_reconcile(case: Case) -> Iterator[Found]:
     if not case.reads_storage or not case.complete:
         return
     storage, delivered = s["storage_bytes"], s["delivered_bytes"]
-    if storage is not None and storage < delivered * (1 - BYTES_TOLERANCE):
+    if storage is not None and not s["epochs_from_local_cache"] and storage < delivered * (1 - BYTES_TOLERANCE):
         yield Found(
             f"{format_bytes(delivered)} were delivered, but the store returned only {format_bytes(storage)} ({s['storage_method']})",
             "this is a defect of the loader or of the count: report it",

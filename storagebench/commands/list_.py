@@ -74,24 +74,30 @@ def _rounded(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _installed(needs: tuple[str, ...]) -> str:
+def _installed(needs: tuple[str, ...], extra: str = "") -> str:
+    """`yes`, or what is missing; for a loader of an extra the one command that installs it."""
     from storagebench.registry import missing_modules
 
     missing = missing_modules(needs)
+    if missing and extra:
+        return f"pip install 'storagebench[{extra}]'"
     return f"needs {', '.join(missing)}" if missing else "yes"
 
 
 def _loaders() -> list[dict[str, Any]]:
-    from storagebench.registry import loaders, plugins
+    from storagebench.registry import installed_version, loaders, plugins
 
     rows = [
         {
             "name": name,
-            "installed": _installed(info.needs),
+            "installed": _installed(info.needs, info.extra),
+            "version": installed_version(info.distribution),
             "formats": list(info.formats),
             "storage": list(info.stores),
             "workers": info.workers,
             "least_decode": info.least_decode,
+            "not_yet_run": info.not_yet_run,
+            "breaks_contract": [f"{what} ({case})" for what, case in info.breaks],
             "about": info.about,
         }
         for name, info in loaders().items()

@@ -199,6 +199,7 @@ def _device(s: Summary) -> Iterator[Section]:
 
 
 def _parts(s: Summary) -> Iterator[Section]:
+    has_cache = any(row["from_local_cache"] is not None for row in s["per_epoch"])
     epochs = tuple(
         (
             str(row["epoch"]),
@@ -208,9 +209,11 @@ def _parts(s: Summary) -> Iterator[Section]:
             w.share(row["cached_fraction_before"]),
             w.share(row["cached_fraction_served"]),
         )
+        + ((f"{w.size(row['local_cache_bytes'])}{', served from it' if row['from_local_cache'] else ''}",) if has_cache else ())
         for row in s["per_epoch"]
     )
-    yield Section("Epochs", ("epoch", "duration", "storage", "device", "cached before", "cached served"), epochs, is_wide=True)
+    columns = ("epoch", "duration", "storage", "device", "cached before", "cached served") + (("loader's own cache",) if has_cache else ())
+    yield Section("Epochs", columns, epochs, is_wide=True)
     if s["world_size"] == 1:
         return
     ranks = [

@@ -11,6 +11,9 @@ from storagebench.protocols import LoadJob
 from storagebench.registry import FORMATS
 from storagebench.storage import queues
 
+# Libraries that read where neither our store nor the kernel can count it.
+UNCOUNTED = {("parquet", "s3"), ("litdata", "posix"), ("ray-data", "posix")}
+
 
 @pytest.mark.cells("every")
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -78,7 +81,7 @@ def test_counters(cell: Any, job: LoadJob, records: Any, tools: Any) -> None:
     two = run.counters()
     run.close()
     if one.storage_bytes is None or two.storage_bytes is None:
-        assert (cell.loader, cell.kind) == ("parquet", "s3")
+        assert (cell.loader, cell.kind) in UNCOUNTED
         return
     dataset = job.dataset
     ranges = cell.info.unit == "sample" and not FORMATS[cell.format].one_sample_per_shard
@@ -86,19 +89,26 @@ def test_counters(cell: Any, job: LoadJob, records: Any, tools: Any) -> None:
     slack = 0 if one.requests is not None and cell.loader != "parquet" else wanted // 2  # footers, ends of tar files, and what else is read
     if cell.kind == "s3":
         slack += 1024  # a range through pyarrow.fs is checked by its tail, a few bytes of which are read again now and then
+    if cell.loader == "huggingface-datasets":
+        slack += 2**18  # its own source, of which it takes a hash, and each footer three times
     if cell.loader == "direct":
         slack += dataset.stored_bytes - wanted  # headers and the like between neighbours are read along
         if ranges and cell.kind == "posix":
             slack += 2 * 512 * dataset.num_samples  # O_DIRECT reads whole blocks
     assert wanted - (wanted // 10 if cell.loader == "parquet" else 0) <= one.storage_bytes <= wanted + slack
-    assert one.storage_bytes < two.storage_bytes <= 2 * (wanted + slack)
+    if one.local_cache_bytes is None:
+        assert one.storage_bytes < two.storage_bytes <= 2 * (wanted + slack)
+    else:  # a second epoch is served from the library's own cache
+        assert two.storage_bytes == one.storage_bytes <= one.local_cache_bytes == two.local_cache_bytes
     assert one.errors == one.retries == 0
     assert one.worker_cpu_s == 0
 
 
 @pytest.mark.cells(
-    "files-npz-posix", "s3-npy-s3", "webdataset-webdataset-posix", "webdataset-webdataset-s3", "direct-raw-posix", "parquet-parquet-posix"
-)
+    "files-npz-posix", "s3-npy-s3", "webdataset-webdataset-posix", "webdataset-webdataset-s3", "direct-raw-posix", "parquet-parquet-posix",
+    "tensorflow-tfrecord-posix", "litdata-litdata-posix", "mosaicml-streaming-mds-posix",
+    "grain-npz-posix", "spdl-npz-posix", "s3torchconnector-npz-s3", "huggingface-datasets-parquet-posix",
+)  # fmt: skip
 @pytest.mark.parametrize("level", ["none", "full"])
 def test_with_workers(cell: Any, job: LoadJob, records: Any, level: str, tools: Any) -> None:
     """Three workers: same contract, their counters have whole epochs, and nothing of them is left."""
@@ -118,7 +128,8 @@ def test_with_workers(cell: Any, job: LoadJob, records: Any, level: str, tools: 
     assert len(tools.views(batch)) == job.batch_size  # what came from a worker stays whole
     del batch
     counters = run.counters()
-    assert counters.storage_bytes is None or counters.storage_bytes >= 3 * 0.9 * job.dataset.record_bytes
+    epochs = 3 if counters.local_cache_bytes is None else 1
+    assert counters.storage_bytes is None or counters.storage_bytes >= epochs * 0.9 * job.dataset.record_bytes
     if cell.info.workers == "processes":
         assert counters.worker_cpu_s > 0
     assert tools.epoch(run, 0, expected) == first

@@ -36,6 +36,8 @@ def recompute(run: Row, ranks: list[list[Row]], hosts: list[list[Row]], writers:
         **totals,
         **_ceiling(run, probed, len(hosts), rates["delivered_bytes_per_s"], totals),
         **_cache(run, per_epoch),
+        "local_cache_bytes": ([None] + [row["local_cache_bytes"] for row in per_epoch])[-1],
+        "epochs_from_local_cache": [row["epoch"] for row in per_epoch if row["from_local_cache"] is True],
         **_times(run, figures, ends, probed),
         **_host_figures(run["config"]["run"].get("accelerator", ""), figures, ends, hosts),
         **_written(run, figures, [kind(rows, "shard") for rows in writers]),

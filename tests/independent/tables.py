@@ -27,7 +27,14 @@ def epoch_row(run: Row, ranks: list[list[Row]], ends: list[Row], epoch: int) -> 
         "cache_method": cache.get("method"),
         "metadata_cache": cache.get("metadata_cache"),
         "server_cache": cache.get("server_cache"),
+        "local_cache_bytes": all_or_none([row.get("local_cache_bytes") for row in mine]),
+        "from_local_cache": _was_held([row["local_cache_bytes_before"] for row in mine if row.get("local_cache_bytes_before") is not None]),
     }
+
+
+def _was_held(before: list[int]) -> bool | None:
+    """Whether a loader's own cache held anything when the epoch began; nothing is known of loaders without one."""
+    return max(before) > 0 if before else None
 
 
 def rank_row(each: RankFigures) -> Row:

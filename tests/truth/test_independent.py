@@ -298,9 +298,16 @@ class RandomRun:
             "dropped_samples_of_all": rng.randint(0, 3), "missing_samples_of_all": rng.choice([0, 0, 2]), "duplicate_samples_of_all": 0,
             "storage_bytes": stored, "storage_method": "counted", "device_read_bytes": rng.choice([None, *[round(delivered * rng.random() * 1.5)] * 8]),
             "server_device_bytes": rng.randint(0, 10**6) if self.server and rng.random() < 0.8 else None, "requests": rng.choice([None, 5, 9]),
-            "retries": rng.choice([0, 1]), "errors": 0, "rank_cpu_s": rng.random(), "worker_cpu_s": rng.random(),
+            "retries": rng.choice([0, 1]), "errors": 0, **self.own_cache(epoch), "rank_cpu_s": rng.random(), "worker_cpu_s": rng.random(),
             "rank_run_delay_s": rng.choice([None, *[rng.random()] * 8]), **self.host_used(),
         }  # fmt: skip
+
+    def own_cache(self, epoch: int) -> dict[str, Any]:
+        """Most loaders have none, and old traces do not speak of it."""
+        if self.rng.random() < 0.5:
+            return {}
+        held = self.rng.choice([None, 1000 * epoch])
+        return {"local_cache_bytes_before": held, "local_cache_bytes": None if held is None else held + self.rng.choice([0, 1000])}
 
     def host_used(self) -> dict[str, Any]:
         """Only the first rank of a host writes it."""

@@ -299,6 +299,11 @@ TRIPS = (
     Trip("COMPRESSIBLE_DATA", "zeros", lambda d: d.run["dataset"]["origin"].update(compressibility=0.3)),
     Trip("DECODE_DIFFERS", "decoded further", lambda d: effective(d, decode="full")),
     Trip("RANGES_NOT_NATIVE", "no ranges", parquet_without_ranges),
+    Trip(
+        "LOCAL_CACHE",
+        "a loader kept what it copied",
+        lambda d: d.others("epoch_end", local_cache_bytes_before=5 * 10**6, local_cache_bytes=9 * 10**6),
+    ),
     Trip("RETRIES", "a retry", lambda d: d.others("epoch_end", 0, retries=1)),
     Trip("LOADER_SETTINGS", "a note", lambda d: effective(d, notes=["4 of 8 workers are used"])),
     Trip("WRITER_LOST", "a writer said why", written_by(("error",), ("end",))),

@@ -23,6 +23,7 @@ from storagebench.build import generate, verify
 from storagebench.datasets.decode import decode_full
 from storagebench.datasets.hdf5 import Hdf5Format
 from storagebench.datasets.indexed_binary import IndexedBinaryFormat
+from storagebench.datasets.litdata import LitDataFormat
 from storagebench.datasets.mds import MdsFormat
 from storagebench.datasets.payload import PayloadGenerator, make_text
 from storagebench.datasets.png import MIN_PNG_BYTES, PngFormat, png_size, synthetic_png
@@ -38,8 +39,9 @@ from storagebench.workload import PAYLOAD_OF_FORMAT, DatasetSpec, Workload
 
 FORMATS: dict[str, Callable[[], Any]] = {
     "tfrecord": TFRecordFormat, "indexed_binary": IndexedBinaryFormat, "csv": CsvFormat, "hdf5": Hdf5Format, "mds": MdsFormat,
+    "litdata": LitDataFormat,
 }  # fmt: skip
-INDEXED = ("tfrecord", "indexed_binary", "mds")
+INDEXED = ("tfrecord", "indexed_binary", "mds", "litdata")
 
 
 def write(form: Format, payloads: list[bytes], labels: list[int] | None = None) -> tuple[bytes, list[int]]:
@@ -242,10 +244,33 @@ def test_mds_is_what_mosaics_reader_expects(tmp_path: Path) -> None:
     assert found == records
 
 
-def test_an_mds_shard_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storagebench.datasets.mds._LONGEST", 1000)
+def test_litdata_is_what_its_reader_expects(tmp_path: Path) -> None:
+    """By the layout in `litdata/streaming/item_loader.py`; `tests/contract/test_library_formats.py` compares with the library's writer where it is installed."""
+    dataset, records, _ = a_dataset(tmp_path, "litdata")
+    index = json.loads((tmp_path / "shards" / "index.json").read_text())
+    assert index["config"]["data_format"] == ["int", "bytes", "int"] and len(index["chunks"]) == dataset.num_shards
+    found = []
+    for row in index["chunks"]:
+        data = (tmp_path / "shards" / row["filename"]).read_bytes()
+        assert row["chunk_bytes"] == len(data)
+        (count,) = struct.unpack_from("<I", data)
+        assert count == row["chunk_size"]
+        places = struct.unpack_from(f"<{count + 1}I", data, 4)
+        assert (places[0], places[-1]) == (4 * (count + 2), len(data))
+        for low, high in pairwise(places):
+            sizes = struct.unpack_from("<3I", data, low)
+            assert (sizes[0], sizes[2]) == (8, 8) and high - low == 12 + sum(sizes)
+            assert struct.unpack_from("<q", data, low + 12) == (len(found),)
+            assert struct.unpack_from("<q", data, high - 8) == (len(found) % 1000,)
+            found.append(data[low + 20 : low + 20 + sizes[1]])
+    assert found == records
+
+
+@pytest.mark.parametrize(("module", "form"), [("mds", MdsFormat), ("litdata", LitDataFormat)])
+def test_a_shard_that_is_too_long_for_its_table_is_refused(module: str, form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"storagebench.datasets.{module}._LONGEST", 1000)
     with pytest.raises(DatasetError, match="over its limit of 1000") as caught:
-        write(MdsFormat(), [bytes(600), bytes(600)])
+        write(form(), [bytes(600), bytes(600)])
     assert "--samples-per-shard" in caught.value.hint
 
 

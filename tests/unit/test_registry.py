@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from storagebench import registry
+from storagebench.commands.list_ import command
 from storagebench.errors import RankError, UsageError
 
 
@@ -95,3 +100,33 @@ def test_a_loader_whose_library_is_missing_names_it(monkeypatch: pytest.MonkeyPa
         registry.open_loader("null")
     assert "needs no_such_module" in caught.value.message
     assert "pip install no_such_module" in caught.value.hint
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_each_extra_installs_what_its_loader_needs_and_each_break_has_its_case() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    cases = "".join(path.read_text() for path in (ROOT / "tests" / "contract").glob("test_*.py"))
+    named = {name: row for name, row in registry.LOADERS.items() if row.extra}
+    assert {"tensorflow", "litdata", "mosaicml-streaming", "s3torchconnector", "spdl", "grain", "huggingface-datasets", "ray-data", "dali"} == set(
+        named
+    )
+    for name, row in named.items():
+        assert row.extra == name and extras[name], name
+        assert (row.why_formats and row.why_stores) or len(row.stores) == 5, name
+        assert all(f"def {case.partition('[')[0]}(" in cases for _, case in row.breaks)
+    assert [name for name, row in named.items() if row.not_yet_run] == ["dali"]
+
+
+def test_list_shows_what_installs_a_loader_and_what_it_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = info(needs=("no_such_module",), extra="grain", distribution="no-such-distribution numpy", breaks=(("loses samples", "test_orders"),))
+    monkeypatch.setitem(registry.LOADERS, "null", row)
+    found = CliRunner().invoke(command, ["loaders", "--json"])
+    shown = next(each for each in json.loads(found.output)["loaders"] if each["name"] == "null")
+    assert shown["installed"] == "pip install 'storagebench[grain]'"
+    assert shown["version"] == registry.installed_version("numpy") and registry.installed_version("no-such-distribution") is None
+    assert shown["breaks_contract"] == ["loses samples (test_orders)"]
+    with pytest.raises(RankError) as caught:
+        registry.open_loader("null")
+    assert caught.value.hint == "pip install 'storagebench[grain]'"

@@ -1,0 +1,81 @@
+"""Grain as training scripts use it: a `MapDataset` over a random access source, read ahead by Grain's threads. Bytes come through our store.
+
+Settings and where they are from (grain 0.2.18). `MapDataset.source(...).to_iter_dataset(ReadOptions(...))` is the documented pipeline; `num_threads` is
+`--num-workers` and `prefetch_buffer_size` the samples of `--prefetch-batches` batches, where Grain's own defaults are 16 and 500 for records of 1 to 10 KiB
+(grain/_src/python/options.py), so that the budget is that of the other loaders. The order is ours: the source has the samples of the plan in their order, as
+Grain's samplers do it. Reading and decoding run in Grain's read threads (`num_workers=0` in Grain's words: its worker processes are for Python that holds the
+interpreter, which neither our reads nor CRC32C nor Pillow do). Elements are single samples, as Grain has them: its cost for each of them is the library's.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import grain
+
+from storagebench.errors import StorageBenchError
+from storagebench.loaders.delivery import Piece, refuse_io_modes
+from storagebench.loaders.in_process import InProcessRun
+from storagebench.loaders.store_samples import StoreSamples
+from storagebench.plan import plan_job
+from storagebench.protocols import IOCounters, LoaderRun, LoadJob
+from storagebench.registry import Unit
+from storagebench.sampling import Indices
+
+
+class GrainLoader:
+    """Any dataset whose records lie at known places."""
+
+    name = "grain"
+
+    def open(self, job: LoadJob) -> LoaderRun:
+        refuse_io_modes(self.name, job)
+        return InProcessRun(job, Samples(job), {"grain": importlib.metadata.version("grain")})
+
+
+class PlannedSource:
+    """Grain's RandomAccessDataSource: element i is the i-th sample of the plan."""
+
+    def __init__(self, samples: StoreSamples, ids: Indices) -> None:
+        self._samples, self._ids = samples, ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: Any) -> Piece | StorageBenchError:
+        return self._samples.piece(self._ids[int(index) : int(index) + 1])
+
+
+class Samples:
+    """The pipeline of one rank."""
+
+    unit: Unit = "sample"
+    own_io = False
+
+    def __init__(self, job: LoadJob) -> None:
+        self._job = job
+        self._samples = StoreSamples(job)
+        self._options = grain.ReadOptions(num_threads=job.num_workers, prefetch_buffer_size=job.prefetch_batches * job.batch_size)
+
+    def pieces(self, epoch: int) -> Generator[Piece]:
+        _, ids = plan_job("sample", self._job, epoch)
+        iterator: Any = iter(grain.MapDataset.source(PlannedSource(self._samples, ids)).to_iter_dataset(self._options))
+        try:
+            for found in iterator:
+                if isinstance(found, StorageBenchError):
+                    raise found
+                yield found
+        finally:
+            iterator.close()  # cancels what it has not begun, and waits for nothing
+            self._samples.wait_until_idle()
+
+    def store_counters(self) -> IOCounters | None:
+        return self._samples.counters()
+
+    def about(self) -> Mapping[str, Any]:
+        return {"num_threads": self._options.num_threads, "prefetch_buffer_size": self._options.prefetch_buffer_size}
+
+    def close(self) -> None:
+        self._samples.close()
