@@ -18,6 +18,7 @@ from nvidia import dali
 from nvidia.dali import fn
 from nvidia.dali import tfrecord as features
 
+from storagebench.adapters import Unit
 from storagebench.loaders.blame import checked
 from storagebench.loaders.delivery import Deliverer, Piece, at_least_parse
 from storagebench.loaders.in_process import InProcessRun, deliver
@@ -25,7 +26,7 @@ from storagebench.loaders.sequential import refuse_idle_ranks
 from storagebench.manifest import side_key
 from storagebench.plan import plan_job
 from storagebench.protocols import IOCounters, LoaderRun, LoadJob, ShardIndexed
-from storagebench.registry import Unit, open_format
+from storagebench.registry import open_format
 from storagebench.sampling import Indices
 
 PREFETCH_QUEUE_DEPTH = 2

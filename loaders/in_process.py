@@ -11,11 +11,11 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, Protocol
 
+from storagebench.adapters import Unit
 from storagebench.errors import RankError
 from storagebench.loaders.delivery import Deliverer, Piece, ProcessMeter, join, total_counters
 from storagebench.plan import plan_job
 from storagebench.protocols import Batch, IOCounters, LoaderCounters, LoadJob
-from storagebench.registry import Unit
 from storagebench.sampling import EpochPlan, Indices
 from storagebench.usage import Watch
 

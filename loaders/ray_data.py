@@ -21,6 +21,7 @@ import numpy as np
 import ray
 import ray.data
 
+from storagebench.adapters import Unit
 from storagebench.datasets.parquet import row_group_records
 from storagebench.loaders.blame import checked
 from storagebench.loaders.delivery import Deliverer, Piece, at_least_parse
@@ -29,7 +30,6 @@ from storagebench.loaders.local_cache import LocalCache
 from storagebench.loaders.sequential import refuse_idle_ranks
 from storagebench.plan import plan_job
 from storagebench.protocols import IOCounters, LoaderRun, LoadJob
-from storagebench.registry import Unit
 from storagebench.sampling import Indices
 
 _LEAST_OBJECT_STORE_BYTES = 512 * 2**20

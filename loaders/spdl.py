@@ -15,13 +15,13 @@ from typing import Any
 
 from spdl.pipeline import PipelineBuilder
 
+from storagebench.adapters import Unit
 from storagebench.errors import StorageBenchError
 from storagebench.loaders.delivery import Piece, refuse_io_modes
 from storagebench.loaders.in_process import InProcessRun
 from storagebench.loaders.store_samples import StoreSamples
 from storagebench.plan import plan_job
 from storagebench.protocols import IOCounters, LoaderRun, LoadJob
-from storagebench.registry import Unit
 from storagebench.sampling import Indices, cut, split_work
 
 

@@ -20,13 +20,13 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when the library is loaded
 import tensorflow as tf
 
+from storagebench.adapters import Unit
 from storagebench.loaders.blame import checked
 from storagebench.loaders.delivery import Deliverer, Piece, at_least_parse
 from storagebench.loaders.in_process import InProcessRun, deliver
 from storagebench.loaders.sequential import refuse_idle_ranks
 from storagebench.plan import plan_job
 from storagebench.protocols import IOCounters, LoaderRun, LoadJob
-from storagebench.registry import Unit
 from storagebench.sampling import Indices
 
 READ_BUFFER_BYTES = 8 * 2**20

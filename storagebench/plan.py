@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from storagebench.adapters import LoaderInfo
 from storagebench.errors import UsageError
 from storagebench.manifest import Dataset
 from storagebench.protocols import LoadJob
-from storagebench.registry import LoaderInfo, loader_info, loaders
+from storagebench.registry import loader_info, loaders
 from storagebench.sampling import EpochPlan, Indices, plan_by_sample, plan_by_unit, split_work
 from storagebench.units import format_gib
 from storagebench.workload import Workload

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from storagebench import host
+from storagebench.adapters import LoaderInfo
 from storagebench.checks.judge import judge, write_summary
 from storagebench.clock import SystemClock
 from storagebench.configfile import Configured, changed
@@ -38,7 +39,7 @@ from storagebench.records import (
     read_run,
     write_json,
 )
-from storagebench.registry import LoaderInfo, loader_info, misfit, refuse_missing
+from storagebench.registry import loader_info, misfit, refuse_missing
 from storagebench.storage import data_spec, open_spec, parse_url
 from storagebench.storage.posix import takes_odirect
 from storagebench.storage.s3_config import endpoint_of_environment

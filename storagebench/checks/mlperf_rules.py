@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from storagebench.adapters import LoaderInfo
 from storagebench.checks.case import Case, Found
 from storagebench.checks.mlperf_au import edition_figures
 from storagebench.checks.mlperf_size import least_size
 from storagebench.checks.mlperf_tables import ClosedValues, Division, Edition, Framework
 from storagebench.errors import UsageError
-from storagebench.registry import LoaderInfo, loader_info, loaders
+from storagebench.registry import loader_info, loaders
 from storagebench.units import format_bytes
 
 _MEAN_WITHIN = 0.05

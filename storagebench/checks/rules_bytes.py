@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from storagebench.adapters import FORMATS
 from storagebench.checks.case import Case, Found
-from storagebench.registry import FORMATS
 from storagebench.units import format_bytes
 
 # Shares of the dataset that the page cache served (reference/measurement.md section 4).

@@ -23,12 +23,13 @@ import psutil
 import pytest
 
 from storagebench import buildparts
+from storagebench.adapters import LOADERS, LoaderInfo
 from storagebench.build import generate
 from storagebench.datasets.synthetic import SyntheticSource
 from storagebench.errors import DatasetError, UsageError
 from storagebench.manifest import Dataset, side_files
 from storagebench.protocols import Batch, LoaderRun, LoadJob, StoreSpec
-from storagebench.registry import LOADERS, LoaderInfo, formats, loader_info, missing_modules, open_format, open_loader
+from storagebench.registry import formats, loader_info, missing_modules, open_format, open_loader
 from storagebench.storage import open_spec, parse_url
 from storagebench.workload import PAYLOAD_OF_FORMAT, DatasetSpec, Workload
 

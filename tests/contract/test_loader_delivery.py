@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from storagebench.adapters import FORMATS
 from storagebench.protocols import LoadJob
-from storagebench.registry import FORMATS
 from storagebench.storage import queues
 
 # Libraries that read where neither our store nor the kernel can count it.

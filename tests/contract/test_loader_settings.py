@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from storagebench.adapters import LOADERS, STORES
 from storagebench.datasets.decode import IMAGE_PAYLOADS
 from storagebench.errors import UsageError
 from storagebench.protocols import DECODE_LEVELS, LoadJob
-from storagebench.registry import LOADERS, STORES, formats, loader_info, misfit
+from storagebench.registry import formats, loader_info, misfit
 
 
 @pytest.mark.cells("every loader and format")

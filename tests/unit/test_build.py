@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 
 from storagebench import buildparts
+from storagebench.adapters import FORMATS
 from storagebench.build import Problem, generate, verify
 from storagebench.buildparts import PARTS_FOLDER, SPEC_KEY, Layout
 from storagebench.datasets.decode import IMAGE_PAYLOADS
@@ -25,7 +26,7 @@ from storagebench.datasets.payload import PayloadGenerator
 from storagebench.errors import DatasetError, StorageError, UsageError
 from storagebench.manifest import INDEX_KEY, MANIFEST_KEY, Dataset, load_dataset, side_files
 from storagebench.protocols import StoreSpec
-from storagebench.registry import FORMATS, open_format
+from storagebench.registry import open_format
 from storagebench.storage.posix import PosixStore
 from storagebench.workload import PAYLOAD_OF_FORMAT, DatasetSpec, Workload
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storagebench.adapters import FORMATS
 from storagebench.datasets.decode import decode_full
 from storagebench.datasets.image import MIN_JPEG_BYTES, _stretched, decode_image, synthetic_jpeg
 from storagebench.datasets.jpeg import JpegFormat, RawFormat, jpeg_size
@@ -26,7 +27,7 @@ from storagebench.datasets.png import synthetic_png
 from storagebench.datasets.webdataset import WebDatasetFormat, _header
 from storagebench.errors import DatasetError, UsageError
 from storagebench.protocols import Format, Record
-from storagebench.registry import FORMATS, open_format
+from storagebench.registry import open_format
 
 ALL = sorted(FORMATS)
 SINGLE = [name for name in ALL if FORMATS[name].one_sample_per_shard]
