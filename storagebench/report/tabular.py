@@ -47,6 +47,8 @@ def _flat(summary: Summary) -> dict[str, Any]:
             row.update({f"limits_{key}": each for key, each in value.items()})
         elif name == "ceiling_range_bytes_per_s":
             row.update(zip(_RANGE, value or (None, None), strict=True))
+        elif name == "epochs_from_local_cache":
+            row["num_epochs_from_local_cache"] = None if value is None else len(value)
         elif name not in _NESTED:
             row[name] = value
     for severity in ("error", "warning"):
