@@ -2,7 +2,7 @@
 
 Settings and where they are from (array_record 0.8.6, array_record/python/array_record_data_source.py). It is given FileInstructions out of the manifest, as its
 docstring recommends: else it opens each file to count its records. One reader a shard, opened at the first read from it, with `readahead_buffer_size:0` and 32 KiB
-of buffer, as it does itself; a reader takes up to 1 MiB at the end of its file for the index. The reads run in Grain's threads, and array_record keeps a pool of 64
+of buffer, as it does itself; a reader takes up to 1 MiB at the end of its file for the index. The reads run in Grain's threads, and array_record keeps a pool of some 64
 threads of its own beside them, which has no setting. Records go through the library's hash of each chunk, and the Example is read by us.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 from grain.sources import ArrayRecordDataSource
 
 from storagebench.datasets.tfrecord import read_example
+from storagebench.errors import RankError
 from storagebench.loaders.blame import explain
 from storagebench.loaders.delivery import Deliverer, Piece
 from storagebench.loaders.store_samples import ThreadedSamples
@@ -45,12 +46,17 @@ class ArrayRecordSamples(ThreadedSamples):
         counts = job.dataset.shard_samples.tolist()
         names = [os.path.join(job.store.root, name) for name in job.dataset.names]
         self._files = [FileInstruction(name, 0, count, count) for name, count in zip(names, counts, strict=True)]
-        self._source: Any = ArrayRecordDataSource(self._files)
+        self._source: Any = None
+
+    def begin(self) -> None:
+        self._source = ArrayRecordDataSource(self._files)  # opens none of them
 
     def _read(self, ids: Indices) -> Piece:
-        watch = Watch()
+        watch, source = Watch(), self._source
+        if source is None:  # a thread of Grain's that begins a read while the epoch ends
+            raise RankError("the epoch has ended", "run with --debug and report it")
         try:
-            stored = [self._source[int(sample)] for sample in ids]
+            stored = [source[int(sample)] for sample in ids]
             spans, fetch_cpu_s = {"fetch": watch.wall_s()}, watch.cpu_s()
             records = [self._record(int(sample), data) for sample, data in zip(ids, stored, strict=True)]
         except Exception as error:  # the library's are RuntimeErrors, among others
@@ -67,9 +73,9 @@ class ArrayRecordSamples(ThreadedSamples):
         return found.record
 
     def wait_until_idle(self) -> None:
-        """And all files are closed; the next read opens them again."""
+        """And all files are closed."""
+        source, self._source = self._source, None
         super().wait_until_idle()
-        source, self._source = self._source, ArrayRecordDataSource(self._files)
         with suppress(RuntimeError):  # a reader that failed says so again; those behind it go with the source
             source.__exit__(None, None, None)
 

@@ -69,6 +69,7 @@ class Samples:
 
     def pieces(self, epoch: int) -> Generator[Piece]:
         _, ids = plan_job("sample", self._job, epoch)
+        self._samples.begin()
         iterator: Any = iter(grain.MapDataset.source(PlannedSource(self._samples, ids)).to_iter_dataset(self._options))
         try:
             for found in iterator:

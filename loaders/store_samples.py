@@ -23,6 +23,9 @@ class ThreadedSamples(ABC):
         self._idle = threading.Condition()
         self._reading = 0
 
+    def begin(self) -> None:  # noqa: B027 - a client of ours stays open between epochs
+        """An epoch begins."""
+
     @abstractmethod
     def _read(self, ids: Indices) -> Piece:
         """These samples, taken through the levels. Raises StorageBenchError."""
