@@ -16,18 +16,19 @@ _FILES = ("npz", "npy", "jpeg", "png", "raw")
 # Many records to a shard, each at a known place.
 _PACKED = ("webdataset", "tfrecord", "indexed_binary", "csv", "hdf5", "mds", "litdata")
 _AT_KNOWN_PLACES = (*_FILES, *_PACKED, "parquet")
-_ALL_FORMATS = (*_AT_KNOWN_PLACES, "tfrecord_zlib")
+_ALL_FORMATS = (*_AT_KNOWN_PLACES, "tfrecord_zlib", "arrayrecord")
 
 
 @dataclass(frozen=True)
 class FormatInfo:
-    """A format's row in the table: where its code is, what it needs, what it is for."""
+    """A format's row in the table: where its code is, what it needs, what it is for; `extra` as loaders have it."""
 
     entry: str
     needs: tuple[str, ...]
     one_sample_per_shard: bool
     about: str
     api: int = API_VERSION
+    extra: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class LoaderInfo:
     `least_decode` is the level below which the library cannot stop. `s3_client` is the client it uses on S3 when the user names none.
     `shares_process`: several of it may run side by side in one process (threads at most, no state of the process changed, LoadJob.counts_process kept).
     `whole_files_in_place`: it reads whole files, and those that others made too (`import --in-place`); who reads sample by sample can anyway.
-    `extra` is the extra of pyproject that installs it, `distribution` the package whose version `list` shows. `breaks`: where the library does not keep the
+    `own_formats`: of these formats a library reads local files itself, and parses them, where our store reads the others. `extra` is the extra of pyproject that installs it, `distribution` the package whose version `list` shows. `breaks`: where the library does not keep the
     loaders' contract, (what it does, the test in tests/contract that shows it); `not_yet_run`: why nobody has seen it run.
     """
 
@@ -59,6 +60,7 @@ class LoaderInfo:
     units: Mapping[str, Unit] = field(default_factory=dict)
     shares_process: bool = False
     whole_files_in_place: bool = False
+    own_formats: tuple[str, ...] = ()
     extra: str = ""
     distribution: str = ""
     why_stores: str = ""
@@ -69,6 +71,14 @@ class LoaderInfo:
     def unit_of(self, format_name: str) -> Unit:
         """What it shards over ranks with datasets of this format."""
         return self.units.get(format_name, self.unit)
+
+    def stores_of(self, format_name: str) -> tuple[str, ...]:
+        """Where datasets of this format may lie."""
+        return ("posix",) if format_name in self.own_formats else self.stores
+
+    def least_decode_of(self, format_name: str) -> str:
+        """The level below which it cannot stop with this format."""
+        return "parse" if format_name in self.own_formats else self.least_decode
 
 
 FORMATS: dict[str, FormatInfo] = {
@@ -88,6 +98,9 @@ FORMATS: dict[str, FormatInfo] = {
     "hdf5": FormatInfo("storagebench.datasets.hdf5:Hdf5Format", ("h5py",), False, "HDF5 with a contiguous dataset a sample"),
     "mds": FormatInfo("storagebench.datasets.mds:MdsFormat", (), False, "shards of Mosaic streaming, with their index.json"),
     "litdata": FormatInfo("storagebench.datasets.litdata:LitDataFormat", (), False, "chunks of LitData, with their index.json"),
+    "arrayrecord": FormatInfo(
+        "storagebench.datasets.arrayrecord:ArrayRecordFormat", ("array_record",), False, "ArrayRecord files, a record a chunk", extra="arrayrecord"
+    ),
 }
 
 LOADERS: dict[str, LoaderInfo] = {
@@ -287,12 +300,14 @@ LOADERS |= {
     "grain": LoaderInfo(
         "storagebench.loaders.grain:GrainLoader",
         ("grain",),
-        (*_FILES, *_PACKED),
+        (*_FILES, *_PACKED, "arrayrecord"),
         ("posix", "s3", "fsspec", "memory", "shaped"),
         "sample",
-        "Grain's MapDataset over a random access source, read ahead by its threads; bytes through our store",
+        "Grain's MapDataset over a random access source, read ahead by its threads; bytes through our store, ArrayRecord through its own on local files",
         "threads",
-        why_formats="reads records at known places",
+        why_formats="reads records at known places and ArrayRecord files",
+        own_formats=("arrayrecord",),
+        why_stores="its reader of ArrayRecord opens local files itself",
         extra="grain",
         distribution="grain",
     ),

@@ -135,7 +135,7 @@ def open_loader(name: str) -> Loader:
 def open_format(name: str) -> Format:
     """The format of that name. Raises UsageError (unknown) or RankError (something it needs is not installed)."""
     info = format_info(name)
-    found: Format = _load(info.entry, f"format {name}", info.needs)()
+    found: Format = _load(info.entry, f"format {name}", info.needs, info.extra)()
     return found
 
 
@@ -146,9 +146,12 @@ def store_class(kind: str) -> Callable[..., Any]:
 
 
 def _able(format_name: str, store_kind: str) -> list[str]:
-    """Loaders that read this format from this storage; of the extras those that are installed."""
-    fitting = {name: row for name, row in loaders().items() if format_name in row.formats and store_kind in row.stores and name != "null"}
-    return [name for name, row in fitting.items() if not row.extra or not (row.not_yet_run or missing_modules(row.needs))]
+    """Loaders that read this format from this storage; of the extras those that are installed, or all where there is no other."""
+    fitting = {
+        name: row for name, row in loaders().items() if format_name in row.formats and store_kind in row.stores_of(format_name) and name != "null"
+    }
+    here = [name for name, row in fitting.items() if not row.extra or not (row.not_yet_run or missing_modules(row.needs))]
+    return here or [name for name, row in fitting.items() if not row.not_yet_run]
 
 
 def misfit(loader: str, format_name: str, store_kind: str, odirect: bool = False) -> UsageError | None:
@@ -156,16 +159,19 @@ def misfit(loader: str, format_name: str, store_kind: str, odirect: bool = False
     info = loader_info(loader)
     if format_name not in info.formats:
         able = _able(format_name, store_kind)
+        instead = f"for {format_name} use --loader {' or '.join(able)}" if able else f"no loader reads {format_name} from {store_kind} storage"
         return UsageError(
             f"loader {loader} {info.why_formats or 'does not read it'}, and the dataset is {format_name}",
-            f"for {format_name} use --loader {' or '.join(able)}; for {loader} generate --format {' or '.join(info.formats)}",
+            f"{instead}; for {loader} generate --format {' or '.join(info.formats)}",
         )
-    if store_kind not in info.stores:
+    stores, owns = info.stores_of(format_name), format_name in info.own_formats
+    if store_kind not in stores:
         able = _able(format_name, store_kind)
-        why = ", which cannot slow down a library's own I/O" if store_kind == "shaped" and info.own_io else ""
+        why = ", which cannot slow down a library's own I/O" if store_kind == "shaped" and (info.own_io or owns) else ""
         why = f" ({info.why_stores})" if info.why_stores and not why else why
+        which = f" with {format_name}" if owns else ""
         return UsageError(
-            f"loader {loader} works on {' or '.join(info.stores)} storage, and the dataset lies on {store_kind}{why}",
+            f"loader {loader} works on {' or '.join(stores)} storage{which}, and the dataset lies on {store_kind}{why}",
             f"use --loader {' or '.join(able)}" if able else "use another storage",
         )
     if odirect and (store_kind != "posix" or not info.odirect):

@@ -85,7 +85,7 @@ def prepare(request: Request) -> Path:
         problem = misfit(workload.loader.name, dataset.format, spec.kind, workload.run.cache == "direct") or _misfit_in_place(info, dataset)
         if problem is not None:
             raise problem
-        refuse_missing(f"loader {workload.loader.name}", info.needs)
+        refuse_missing(f"loader {workload.loader.name}", info.needs, info.extra)
         if is_device(workload.run.accelerator):
             refuse_missing(f"--accelerator {workload.run.accelerator}", ("torch",))
         if num_processes(workload) > 1:

@@ -111,7 +111,7 @@ def _formats() -> list[dict[str, Any]]:
     rows = [
         {
             "name": name,
-            "installed": _installed(info.needs),
+            "installed": _installed(info.needs, info.extra),
             "loaders": [loader for loader, row in loaders().items() if name in row.formats and loader != "null"],
             "about": info.about,
         }

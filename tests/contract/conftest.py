@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from storagebench import buildparts
-from storagebench.adapters import LOADERS, LoaderInfo
+from storagebench.adapters import FORMATS, LOADERS, LoaderInfo
 from storagebench.build import generate
 from storagebench.datasets.synthetic import SyntheticSource
 from storagebench.errors import DatasetError, UsageError
@@ -57,11 +57,15 @@ class Cell:
     def info(self) -> LoaderInfo:
         return loader_info(self.loader)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.info.needs + FORMATS[self.format].needs
+
 
 # `null` reads nothing and is left out.
-CLAIMED = [Cell(name, form, kind) for name, info in LOADERS.items() if name != "null" for form in info.formats for kind in info.stores]
+CLAIMED = [Cell(name, form, kind) for name, info in LOADERS.items() if name != "null" for form in info.formats for kind in info.stores_of(form)]
 # Extras that are not installed here, and what nobody can run here, have no cells: `.ci/loaders` has them.
-CELLS = [cell for cell in CLAIMED if not cell.info.extra or not (cell.info.not_yet_run or missing_modules(cell.info.needs))]
+CELLS = [cell for cell in CLAIMED if not cell.info.extra or not (cell.info.not_yet_run or missing_modules(cell.needs))]
 # Formats that `make test` has on every store.
 EVERYWHERE = ("npz", "npy", "jpeg", "raw", "parquet", "webdataset")
 CELLS_BY_NAME = {str(cell): cell for cell in CELLS}

@@ -20,7 +20,7 @@ from storagebench.registry import formats, loader_info, misfit
 def test_decode_levels_and_checksums(cell: Any, job: LoadJob, records: Any, level: str, tools: Any) -> None:
     run = tools.opened(cell.loader, replace(job, decode=level))
     effective = run.effective()["decode"]
-    assert effective == DECODE_LEVELS[max(DECODE_LEVELS.index(level), DECODE_LEVELS.index(cell.info.least_decode))]
+    assert effective == DECODE_LEVELS[max(DECODE_LEVELS.index(level), DECODE_LEVELS.index(cell.info.least_decode_of(cell.format)))]
     tools.epoch(run, 0, records(cell.format))
     run.start(1)
     batch = run.next()
@@ -50,7 +50,7 @@ def test_verify_reads_the_asked_share(cell: Any, job: LoadJob, tools: Any) -> No
         del batch
         run.close()
     assert counts["full"] == job.dataset.num_samples
-    if cell.info.least_decode == "none":
+    if cell.info.least_decode_of(cell.format) == "none":
         assert counts["off"] == 0
         assert counts["sample"] < job.dataset.num_samples
 

@@ -84,6 +84,16 @@ def test_what_fits(loader: str, form: str, store: str, odirect: bool) -> None:
         ("files", "parquet", "posix", False, "loader files reads records at known places, and the dataset is parquet", "use --loader parquet"),
         ("s3", "npz", "posix", False, "loader s3 works on s3 or shaped storage, and the dataset lies on posix", "use --loader files or direct"),
         ("webdataset", "webdataset", "posix", True, "--cache direct needs O_DIRECT", "use --loader files or direct"),
+        (
+            "files",
+            "tfrecord_zlib",
+            "shaped",
+            False,
+            "and the dataset is tfrecord_zlib",
+            "no loader reads tfrecord_zlib from shaped storage; for files",
+        ),
+        ("direct", "arrayrecord", "posix", False, "and the dataset is arrayrecord", "for arrayrecord use --loader grain"),
+        ("grain", "arrayrecord", "s3", False, "works on posix storage with arrayrecord, and the dataset lies on s3 (its reader", "another storage"),
         ("files", "npz", "s3", True, "which loader files on s3 storage cannot do", "--cache cold"),
     ],
 )
@@ -102,6 +112,17 @@ def test_a_loader_whose_library_is_missing_names_it(monkeypatch: pytest.MonkeyPa
     assert "pip install no_such_module" in caught.value.hint
 
 
+def test_a_format_whose_library_is_missing_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = registry.FormatInfo("storagebench.datasets.arrayrecord:ArrayRecordFormat", ("no_such_module",), False, "x", extra="arrayrecord")
+    monkeypatch.setitem(registry.FORMATS, "arrayrecord", row)
+    with pytest.raises(RankError, match="format arrayrecord needs no_such_module, which is not installed") as caught:
+        registry.open_format("arrayrecord")
+    assert caught.value.hint == "pip install 'storagebench[arrayrecord]'"
+    found = CliRunner().invoke(command, ["formats", "--json"])
+    shown = next(each for each in json.loads(found.output)["formats"] if each["name"] == "arrayrecord")
+    assert shown["installed"] == caught.value.hint and shown["loaders"] == ["grain"]
+
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -117,6 +138,8 @@ def test_each_extra_installs_what_its_loader_needs_and_each_break_has_its_case()
         assert (row.why_formats and row.why_stores) or len(row.stores) == 5, name
         assert all(f"def {case.partition('[')[0]}(" in cases for _, case in row.breaks)
     assert [name for name, row in named.items() if row.not_yet_run] == ["dali"]
+    for form in (row for row in registry.FORMATS.values() if row.extra):
+        assert [each.partition(">")[0] for each in extras[form.extra]] == list(form.needs)
 
 
 def test_list_shows_what_installs_a_loader_and_what_it_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
