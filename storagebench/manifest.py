@@ -112,6 +112,11 @@ class Dataset:
                 first, left = first + size, left - size
         return np.array(shards, np.int64), np.array(firsts, np.int64), np.array(sizes, np.int64)
 
+    def describe(self) -> dict[str, Any]:
+        """What a run folder says of the dataset that it read."""
+        names = ("format", "payload", "num_samples", "num_shards", "record_bytes", "stored_bytes", "options", "origin")
+        return {"digest": self.digest(), **{name: getattr(self, name) for name in names}}
+
     def digest(self) -> str:
         """sha256 over what the dataset is: format, options, shards with bytes and checksums, and the index. Where it lies does not count."""
         hasher = hashlib.sha256()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from storagebench import host
 from storagebench.errors import DatasetError, UsageError
@@ -18,20 +18,6 @@ QUERY_LOADER: Final = "direct"  # whose S3 client and way of reading a query run
 START_QPS: Final = 100.0  # of a search that is given no rate
 # A trial of a search has so many queries that some over the limit still prove the percentile: else one outlier decides, or a low rate fails for its count.
 _SEARCH_OVER: Final = 10
-
-
-def described(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "digest": dataset.digest(),
-        "format": dataset.format,
-        "payload": dataset.payload,
-        "num_samples": dataset.num_samples,
-        "num_shards": dataset.num_shards,
-        "record_bytes": dataset.record_bytes,
-        "stored_bytes": dataset.stored_bytes,
-        "options": dataset.options,
-        "origin": dataset.origin,
-    }
 
 
 def refuse_settings(query: QuerySpec) -> None:
