@@ -59,8 +59,8 @@ def handling_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_ranks(entry: Callable[[str], int], argument: str, num_processes: int, needs_workers: bool, debug: bool) -> Outcome:
-    """Run `entry(argument)` in every process of the ranks; `entry` returns the exit code and is importable by name.
+def run_ranks(entry: Callable[[str, int], int], argument: str, num_processes: int, needs_workers: bool, debug: bool) -> Outcome:
+    """Run `entry(argument, index)` in every process of the ranks; `entry` returns the exit code and is importable by name.
 
     A single one is this process. Raises `Interrupted` on a signal (inside `handling_signals`); any other end is an Outcome.
     """
@@ -70,14 +70,14 @@ def run_ranks(entry: Callable[[str], int], argument: str, num_processes: int, ne
     spare_descendants()
     try:
         if num_processes == 1:
-            code = entry(argument)
+            code = entry(argument, 0)
             return Outcome(code, 0 if code else None)
         return _elastic(entry, argument, num_processes, debug)
     finally:
         sweep()
 
 
-def _elastic(entry: Callable[[str], int], argument: str, num_processes: int, debug: bool) -> Outcome:
+def _elastic(entry: Callable[[str, int], int], argument: str, num_processes: int, debug: bool) -> Outcome:
     if not debug:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         warnings.filterwarnings("ignore", module="torch")
@@ -122,7 +122,7 @@ def _first_failure(error: Any) -> Outcome:
     return Outcome(int(first.exitcode) or EXIT_RANK, int(first.local_rank), f"ended with exit code {first.exitcode}")
 
 
-def rank_process(entry: Callable[[str], int], argument: str) -> None:
+def rank_process(entry: Callable[[str, int], int], argument: str) -> None:
     """First code of a rank's process. It leads a session of its own, dies with its parent, and dies at once on a signal: each record of its trace
     has reached the kernel, so there is nothing to save."""
     from storagebench.process import die_with_parent
@@ -131,7 +131,7 @@ def rank_process(entry: Callable[[str], int], argument: str) -> None:
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    code = entry(argument)
+    code = entry(argument, int(os.environ["LOCAL_RANK"]))
     if code:
         sys.stderr.flush()
         os._exit(code)

@@ -20,7 +20,7 @@ from storagebench.ranks import Ranks
 from storagebench.records import TraceWriter
 from storagebench.sampling import EpochPlan
 from storagebench.traces import TraceFiles
-from storagebench.world import Place
+from storagebench.world import Agreed, Place
 
 C_NS = 100_000_000
 C = 0.1
@@ -88,7 +88,7 @@ class FakeWorlds:
         self.values = [None] * self.size
 
     def rank(self, rank: int) -> FakeWorld:
-        return FakeWorld(self, Place(rank, self.size, rank, self.size, "host"))
+        return FakeWorld(self, Place(rank, self.size, rank, "host"))
 
 
 @dataclass
@@ -106,8 +106,9 @@ class FakeWorld:
     def barrier(self) -> None:
         self.gather(None)
 
-    def max_ns(self, value: int) -> int:
-        return max(self.gather(value))
+    def agree(self, due_ns: int) -> Agreed:
+        latest_ns = max(self.gather(due_ns))
+        return Agreed(latest_ns, latest_ns)
 
     def count_ids(self, ids: np.ndarray, num_samples: int) -> np.ndarray:
         return np.bincount(np.concatenate(self.gather(ids)), minlength=num_samples)
