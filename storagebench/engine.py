@@ -52,7 +52,7 @@ class Trace(Protocol):
 @dataclass(frozen=True)
 class EngineJob:
     """What one rank does. `expected_crc32c` uint32[num_samples] is what each record must have; `shard_of` names the shard of a sample;
-    `command_pid`: the process whose descendants all ranks and workers are."""
+    `command_pids`: the processes on this host whose descendants all ranks and workers here are."""
 
     epochs: int
     batch_size: int
@@ -64,7 +64,7 @@ class EngineJob:
     null_duration_ns: int
     expected_crc32c: NDArray[np.uint32]
     shard_of: Callable[[int], str]
-    command_pid: int = field(default_factory=os.getpid)
+    command_pids: tuple[int, ...] = field(default_factory=lambda: (os.getpid(),))
 
 
 class _Proof(NamedTuple):
@@ -189,7 +189,7 @@ class Engine:
         if self._is_first_of_host:
             found = self._cache.prepare(epoch)
             self._trace.write({"kind": "cache", "epoch": epoch, **found})
-            self._host_before = read_host_usage(self._job.command_pid)
+            self._host_before = read_host_usage(self._job.command_pids)
         self._world.barrier()
 
     def _host_used(self) -> dict[str, float | None]:
@@ -197,7 +197,7 @@ class Engine:
         before, self._host_before = self._host_before, None
         if before is None:
             return {}
-        now = read_host_usage(self._job.command_pid)
+        now = read_host_usage(self._job.command_pids)
         return {
             "host_span_s": grown(now.at_s, before.at_s),
             "host_busy_s": grown(now.busy_s, before.busy_s),

@@ -25,6 +25,7 @@ from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchEr
 from storagebench.launch import Interrupted
 from storagebench.loaders.null import NullLoader
 from storagebench.manifest import Dataset, load_dataset
+from storagebench.members import host_of_rank, number_of_host, pids_on
 from storagebench.protocols import LoadJob, StoreSpec
 from storagebench.records import SCHEMA_VERSION, TraceWriter, config_digest, rank_trace_path, read_run
 from storagebench.registry import open_loader
@@ -120,7 +121,7 @@ def _open_trace(run_dir: Path, run: Mapping[str, Any], place: Place, clock: Syst
             "schema_version": SCHEMA_VERSION,
             "run_id": run["run_id"],
             "rank": place.rank,
-            "host": place.host,
+            "host": host_of_rank(run, place.rank),
             "pid": os.getpid(),
             "boot_id": host.boot_id(),
             "version": __version__,
@@ -175,7 +176,7 @@ def _run_rank(shared: _Shared, world: World, clock: Clock, trace: TraceWriter) -
     try:
         trace.write({"kind": "opened", "open_begin_ns": begin_ns, "open_end_ns": clock.now_ns(), "effective": dict(loader.effective())})
         cache = _host_cache(workload, shared.spec, dataset)
-        steps = _engine_job(shared.run, workload, dataset)
+        steps = _engine_job(shared.run, workload, dataset, world.place)
         with closing(_accelerator(workload, clock, steps, world.place)) as accelerator:
             Engine(steps, world, clock, trace, cache, accelerator, _writers(shared, world.place)).run(loader, null_loader)
     finally:
@@ -185,7 +186,9 @@ def _run_rank(shared: _Shared, world: World, clock: Clock, trace: TraceWriter) -
 def _writers(shared: _Shared, place: Place) -> Writers | None:
     """Those of this host, which its first rank starts."""
     count = shared.workload.run.writers
-    return Writers(shared.run_dir, count, place.rank // place.ranks_per_host) if count and place.rank_of_host == 0 else None
+    if not count or place.rank_of_host:
+        return None
+    return Writers(shared.run_dir, count, number_of_host(shared.run, host_of_rank(shared.run, place.rank)))
 
 
 def _accelerator(workload: Workload, clock: Clock, job: EngineJob, place: Place) -> Accelerator:
@@ -217,7 +220,7 @@ def load_job(workload: Workload, spec: StoreSpec, dataset: Dataset, place: Place
     )
 
 
-def _engine_job(run: Mapping[str, Any], workload: Workload, dataset: Dataset) -> EngineJob:
+def _engine_job(run: Mapping[str, Any], workload: Workload, dataset: Dataset, place: Place) -> EngineJob:
     duration_s = workload.run.duration_s
     return EngineJob(
         epochs=workload.train.epochs,
@@ -230,7 +233,7 @@ def _engine_job(run: Mapping[str, Any], workload: Workload, dataset: Dataset) ->
         null_duration_ns=round(workload.run.null_duration_s * 1e9),
         expected_crc32c=dataset.index["crc32c"],
         shard_of=dataset.shard_of,
-        command_pid=run["command_pid"],
+        command_pids=pids_on(run, host_of_rank(run, place.rank)),
     )
 
 

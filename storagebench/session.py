@@ -22,6 +22,7 @@ from storagebench.diagnosis.online import wants_headroom
 from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError, UsageError
 from storagebench.launch import Interrupted, Outcome, handling_signals, rank_failure, run_ranks
 from storagebench.manifest import MANIFEST_KEY, Dataset, load_dataset
+from storagebench.members import alone, first_host
 from storagebench.metrics import Summary
 from storagebench.nvml import open_sampler
 from storagebench.plan import make_plan, num_processes, refuse_if_too_large
@@ -115,7 +116,6 @@ def prepare(request: Request) -> Path:
             "schema_version": SCHEMA_VERSION,
             "run_id": request.run_id,
             "command": list(request.command),
-            "command_pid": os.getpid(),
             "command_start_ns": request.command_start_ns,
             "created": host.clock_pair(clock),
             "accelerator": workload.run.accelerator or f"{plan.compute_time_s:g} s a step",
@@ -128,8 +128,9 @@ def prepare(request: Request) -> Path:
             "listing": listing,
             "plan": as_plain(plan),
             "ceiling": ceiling,
-            "host": host.facts(Path(spec.root) if spec.kind == "posix" else None, run_dir),
-            "versions": host.versions(),
+            "launcher": "",
+            "hosts": [host.described(host.label(), Path(spec.root) if spec.kind == "posix" else None, run_dir)],
+            "members": alone(host.label(), os.getpid(), plan.world_size, plan.num_processes),
         },
     )
     return run_dir
@@ -228,7 +229,7 @@ def execute(run_dir: Path, debug: bool = False) -> Summary:
     spec = StoreSpec(**run["store"])
     accelerator = run["config"]["run"]["accelerator"]
     devices = open_sampler(accelerator, os.environ) if is_device(accelerator) else None
-    trace = host.HostTrace(run_dir, clock, Path(spec.root) if spec.kind == "posix" else None, devices)
+    trace = host.HostTrace(run_dir, 0, first_host(run)["host"], clock, Path(spec.root) if spec.kind == "posix" else None, devices)
     info = loader_info(run["config"]["loader"]["name"])
     failure: StorageBenchError | None = None
     outcome = Outcome(EXIT_RANK, reason="did not start")

@@ -15,6 +15,7 @@ from storagebench.accelerator import EmulatedAccelerator
 from storagebench.checks.judge import judge_records
 from storagebench.clock import FakeClock
 from storagebench.engine import Engine, EngineJob
+from storagebench.members import alone
 from storagebench.protocols import Batch, LoaderCounters
 from storagebench.ranks import Ranks
 from storagebench.records import TraceWriter
@@ -161,7 +162,7 @@ def run_json(world_size: int, epochs: int, prefetch: int, max_steps: int | None)
         "config": {"name": "w", "loader": {"name": "scripted", "num_workers": 1, "prefetch_batches": prefetch}, "train": {"batch_size": 4, "epochs": epochs, "au_threshold": 0.9}, "run": settings},
         "plan": {"compute_time_s": C, "world_size": world_size, "prefetch_batches": prefetch},
         "dataset": {"format": "npz", "digest": "d", "record_bytes": 0, "stored_bytes": 0, "origin": {}},
-        "store": {"kind": "memory"}, "host": {"memory_bytes": 1, "usable_cores": 2},
+        "store": {"kind": "memory"}, "hosts": [{"host": "host", "memory_bytes": 1, "usable_cores": 2}], "members": alone("host", 1, world_size, 1),
     }  # fmt: skip
 
 
