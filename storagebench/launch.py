@@ -59,17 +59,18 @@ def handling_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_ranks(entry: Callable[[str, int], int], argument: str, num_processes: int, needs_workers: bool, debug: bool) -> Outcome:
+def run_ranks(entry: Callable[[str, int], int], argument: str, num_processes: int, needs_workers: bool, debug: bool, alone: bool = True) -> Outcome:
     """Run `entry(argument, index)` in every process of the ranks; `entry` returns the exit code and is importable by name.
 
-    A single one is this process. Raises `Interrupted` on a signal (inside `handling_signals`); any other end is an Outcome.
+    A single one is this process, unless other commands take part (`alone`), which it has to hear meanwhile. Raises `Interrupted` on a signal (inside `handling_signals`); any other end is an Outcome.
     """
     adopt_orphans()
-    if num_processes > 1 or needs_workers:
+    in_here = num_processes == 1 and alone
+    if not in_here or needs_workers:
         start_fork_server()
     spare_descendants()
     try:
-        if num_processes == 1:
+        if in_here:
             code = entry(argument, 0)
             return Outcome(code, 0 if code else None)
         return _elastic(entry, argument, num_processes, debug)
@@ -137,12 +138,10 @@ def rank_process(entry: Callable[[str, int], int], argument: str) -> None:
         os._exit(code)
 
 
-def rank_failure(outcome: Outcome, world_size: int, per_process: int = 1) -> RankError:
-    """The error that the user reads when a rank's process is gone."""
-    first = (outcome.failed_process or 0) * per_process
-    last = min(first + per_process, world_size) - 1
-    which = f"rank {first}" if first == last else f"the process of ranks {first} to {last}"
+def rank_failure(failed: range, world_size: int, where: str, reason: str) -> RankError:
+    """The error that the user reads when the process of these ranks is gone; `where` is " on host NAME", or nothing on a single host."""
+    which = f"rank {failed[0]}" if len(failed) == 1 else f"the process of ranks {failed[0]} to {failed[-1]}"
     return RankError(
-        f"{which} of {world_size} {outcome.reason}; the run was ended",
+        f"{which} of {world_size}{where} {reason}; the run was ended",
         "look for the kernel's OOM killer (dmesg) or a signal sent by hand; the steps taken so far are kept: see `storagebench report`",
     )

@@ -75,7 +75,9 @@ class Seats:
         )
         begin = index * self.per_process
         ranks = [
-            replace(process, rank=first_rank + number, world_size=self.world_size, rank_of_host=first_of_host + number, rank_of_process=number - begin)
+            replace(
+                process, rank=first_rank + number, world_size=self.world_size, rank_of_host=first_of_host + number, rank_of_process=number - begin
+            )
             for number in range(begin, min(begin + self.per_process, self.members[member][1]))
         ]
         return process, ranks

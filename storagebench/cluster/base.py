@@ -40,6 +40,10 @@ class Joined:
         self._runs += 1
         return Rendezvous(self._meeting.address, self._meeting.port, f"{self._meeting.prefix}/gloo-{self._runs}")
 
+    def await_cause(self, seconds: float) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: self._cause is not None, timeout=seconds)
+
     def on_end(self, end: Callable[[], object] | None) -> None:
         with self.changed:
             self._end = end

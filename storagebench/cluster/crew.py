@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from storagebench.errors import EXIT_RANK, DatasetError, RankError, StorageBenchError, StorageError, UsageError
+from storagebench.errors import EXIT_RANK, EXIT_TERMINATED, DatasetError, InterruptedRunError, RankError, StorageBenchError, StorageError, UsageError
 from storagebench.world import Rendezvous
 
 Found = TypeVar("Found")
 
 BEAT_PERIOD_S = 1.0
 SILENCE_S = 10.0
+_KINDS: tuple[type[StorageBenchError], ...] = (UsageError, DatasetError, StorageError, RankError, InterruptedRunError)
 # After the run is known to end, so long may the others take to say how it ended for them.
 SETTLE_S = 12.0
 
@@ -41,7 +42,8 @@ class Cause:
 
 def error_of(exit_code: int, message: str, hint: str) -> StorageBenchError:
     """An error that another process has met."""
-    kind = next((kind for kind in (UsageError, DatasetError, StorageError, RankError) if kind.exit_code == exit_code), StorageBenchError)
+    kinds: dict[int, type[StorageBenchError]] = {kind.exit_code: kind for kind in _KINDS} | {EXIT_TERMINATED: InterruptedRunError}
+    kind = kinds.get(exit_code, StorageBenchError)
     error = kind(message, hint)
     error.exit_code = exit_code
     return error
@@ -91,6 +93,9 @@ class Crew(Protocol):
     def settle(self, value: Any) -> list[Any]:
         """`exchange` at the end of a run, after all that was appended to the traces has arrived; a member that is gone gives None. Collective."""
 
+    def await_cause(self, seconds: float) -> None:
+        """Return when a cause is known, or after that time."""
+
     def on_end(self, end: Callable[[], object] | None) -> None:
         """Call this, from another thread and over and over, while the run has to end because of another member."""
 
@@ -122,6 +127,9 @@ class Alone:
         return
 
     def fail(self, cause: Cause) -> None:
+        return
+
+    def await_cause(self, seconds: float) -> None:
         return
 
     def on_end(self, end: Callable[[], object] | None) -> None:

@@ -84,7 +84,8 @@ def run_checks(checks: Sequence[Check], tolerance: float = TOLERANCE, debug: boo
             write_cells(folder, str(root / "data"), mine)
             outcome = run_ranks(process_entry, str(folder), mine[0].num_processes, False, debug)
             if outcome.exit_code:
-                raise rank_failure(outcome, size, share)
+                failed = range((outcome.failed_process or 0) * share, size)[:share]
+                raise rank_failure(failed, size, "", outcome.reason)
         return [judge(check, [measure(cell, _folder(root, cell)) for cell in check.cells], dataset, tolerance) for check in checks]
 
 

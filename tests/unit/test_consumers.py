@@ -15,7 +15,7 @@ from storagebench.configfile import load_workload
 from storagebench.consumers import ConsumerClock, ConsumerGroup, ConsumerWorld, Pacer, PeerFailedError, run_consumers
 from storagebench.errors import UsageError
 from storagebench.loaders.direct import DirectRun
-from storagebench.plan import make_plan, num_processes
+from storagebench.plan import make_plan, refuse_unshared
 from storagebench.protocols import LoadJob
 from storagebench.storage import open_store
 from storagebench.world import Agreed, Place, Seats, SingleWorld
@@ -243,5 +243,5 @@ def test_processes_and_memory_of_a_plan() -> None:
 def test_the_loaders_that_share_a_process_are_named_in_the_hint() -> None:
     workload = load_workload("quick", [("run.accelerators_per_process", 2, "t"), ("loader.name", "files", "t")]).workload
     with pytest.raises(UsageError) as raised:
-        num_processes(workload)
+        refuse_unshared(workload)
     assert "null or direct" in raised.value.hint
