@@ -199,7 +199,7 @@ def test_without_member_0_a_member_ends_by_itself(three: list[Any]) -> None:
     for wire in three[0]._wires.values():
         wire.close()
     assert ended.wait(_MOST_S)
-    assert three[2].cause.why.startswith("lost the command of rank 0 on host a: its connection ")
+    assert three[2].cause.why.startswith("lost member 0 on host a: its connection ")
     assert three[2].settle("mine") == [None, None, "mine"]
     with pytest.raises(CrewEndedError):
         three[2].exchange("?")
