@@ -196,6 +196,7 @@ def test_silence_is_death_and_a_long_collective_is_not(three: list[Any], monkeyp
 def test_without_member_0_a_member_ends_by_itself(three: list[Any]) -> None:
     ended = threading.Event()
     three[2].on_end(ended.set)
+    three[0].closed = True  # it tells nobody anything more
     for wire in three[0]._wires.values():
         wire.close()
     assert ended.wait(_MOST_S)
