@@ -117,8 +117,10 @@ def test_mpirun_in_a_batch_script_over_two_nodes(slurm: Any, make_dataset: Any, 
 def test_the_exported_batch_script_runs(slurm: Any, make_dataset: Any, cli: Any, tmp_path: Path) -> None:
     """`export --target slurm`, submitted as it is."""
     dataset, _ = make_dataset()
-    asked = run_line(dataset, tmp_path / "results", None)
-    exported = cli("export", *asked[asked.index("quick") :], "--target", "slurm", "--nodes", "2", "--tasks-per-node", "2", cwd=tmp_path)
+    line = run_line(dataset, "", None)
+    options = [word for option in ("--results-dir", "--run-id") for word in line[line.index(option) : line.index(option) + 2]]
+    asked = [word for word in line[line.index("quick") :] if word not in options]
+    exported = cli("export", *asked, "--target", "slurm", "--num-hosts", "2", "--accelerators-per-host", "2", "--name", "rig", cwd=tmp_path)
     assert exported.returncode == 0, exported.stderr
     script = tmp_path / "job.sh"
     script.write_text(exported.stdout)
@@ -127,6 +129,8 @@ def test_the_exported_batch_script_runs(slurm: Any, make_dataset: Any, cli: Any,
     program = tmp_path / "bin" / "storagebench"
     program.write_text(f'#!/bin/sh\nexec {shlex.join(STORAGEBENCH)} "$@"\n')
     program.chmod(0o755)
-    path = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    assert slurm.batch(script, tmp_path, path) == 0, (tmp_path / "job.out").read_text() + slurm.logs()
-    assert_whole(summary_of(tmp_path / "results"), 4, 2, NUM_SAMPLES)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "STORAGEBENCH_RESULTS": str(tmp_path / "results")}
+    assert slurm.batch(script, tmp_path, environment) == 0, (tmp_path / "job.out").read_text() + slurm.logs()
+    (summary,) = (tmp_path / "results").glob("*/member-0/*/summary.json")
+    assert_whole(json.loads(summary.read_text()), 4, 2, NUM_SAMPLES)
+    assert list((tmp_path / "results").glob("*/member-1/*/trace/rank-00003.jsonl"))
