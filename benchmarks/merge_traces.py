@@ -94,7 +94,7 @@ def rank_trace(rank: int, steps: int, shared: Schedule, run: dict[str, Any]) -> 
     clock = {"monotonic_ns": begin - 10**9, "wall_ns": WALL_NS}
     header = {"schema_version": SCHEMA_VERSION, "run_id": run["run_id"], "rank": rank, "host": host, "pid": 1000 + rank, "boot_id": f"boot-of-{host}"}
     digests = {"config_digest": config_digest(run["config"]), "dataset_digest": run["dataset"]["digest"]}
-    yield _line({"kind": "header", **header, "version": run["versions"]["storagebench"], **digests, **clock})
+    yield _line({"kind": "header", **header, "version": run["hosts"][0]["versions"]["storagebench"], **digests, **clock})
     yield _line({"kind": "dataset", "digest": run["dataset"]["digest"]})
     effective = {"decode": "parse", "workers": 4, "threads": 4, "prefetch_batches": 2, "io": "direct", "notes": []}
     yield _line({"kind": "opened", "open_begin_ns": begin - 9 * 10**8, "open_end_ns": begin - 8 * 10**8, "effective": effective})
@@ -122,7 +122,15 @@ def _epoch_end(rank: int, steps: int, begin: int, end: int) -> dict[str, Any]:
 def host_trace(number: int, shared: Schedule) -> Iterator[bytes]:
     host = f"node-{number:05d}"
     yield _line(
-        {"kind": "header", "schema_version": SCHEMA_VERSION, "host": host, "boot_id": f"boot-of-{host}", "monotonic_ns": BEGIN_NS, "wall_ns": WALL_NS}
+        {
+            "kind": "header",
+            "schema_version": SCHEMA_VERSION,
+            "host": host,
+            "member": number,
+            "boot_id": f"boot-of-{host}",
+            "monotonic_ns": BEGIN_NS,
+            "wall_ns": WALL_NS,
+        }
     )
     for index, now in enumerate(np.linspace(BEGIN_NS, shared.releases[-1], 5).astype(np.int64).tolist()):
         counters = {"cpu_user_s": index * 0.8, "cpu_system_s": index * 0.2, "cpu_idle_s": index * 1.0, "cpu_iowait_s": 0.0, "cpu_steal_s": 0.0}
@@ -133,6 +141,19 @@ def host_trace(number: int, shared: Schedule) -> Iterator[bytes]:
 
 def _line(record: dict[str, Any]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+def _host(number: int) -> dict[str, Any]:
+    facts = {"memory_bytes": 2**40, "cores": 64, "usable_cores": 64, "data_filesystem": {"type": "ext4"}}
+    return {"host": f"node-{number:05d}", **facts, "versions": {"storagebench": "simulated"}}
+
+
+def _members(ranks: int) -> list[dict[str, Any]]:
+    counts = [min(RANKS_OF_HOST, ranks - first) for first in range(0, ranks, RANKS_OF_HOST)]
+    return [
+        {"member": number, "host": f"node-{number:05d}", "pid": 1000, "first_rank": number * RANKS_OF_HOST, "ranks": count, "processes": count}
+        for number, count in enumerate(counts)
+    ]
 
 
 def run_json(ranks: int, steps: int) -> dict[str, Any]:
@@ -150,8 +171,7 @@ def run_json(ranks: int, steps: int) -> dict[str, Any]:
         "dataset": {"digest": "sha256:0", "format": "npz", "payload": "bytes", "num_samples": samples, "num_shards": samples,
                     "record_bytes": samples * RECORD_BYTES, "stored_bytes": samples * (RECORD_BYTES + 300), "options": {}, "origin": None},
         "plan": {"world_size": ranks, "compute_time_s": COMPUTE_NS / 1e9, "prefetch_batches": 2, "planned_steps": steps, "workers_per_rank": 4},
-        "host": {"host": "node-00000", "memory_bytes": 2**40, "cores": 64, "usable_cores": 64, "data_filesystem": {"type": "ext4"}},
-        "versions": {"storagebench": "simulated"},
+        "launcher": "torchrun", "hosts": [_host(number) for number in range(-(-ranks // RANKS_OF_HOST))], "members": _members(ranks),
     }  # fmt: skip
 
 
@@ -163,7 +183,7 @@ def write_run(run_dir: Path, ranks: int, steps: int) -> Schedule:
         with open(rank_trace_path(run_dir, rank), "wb") as file:
             file.writelines(rank_trace(rank, steps, shared, run))
     for number in range(-(-ranks // RANKS_OF_HOST)):
-        with open(run_dir / "trace" / f"host-node-{number:05d}.jsonl", "wb") as file:
+        with open(run_dir / "trace" / f"host-{number:05d}.jsonl", "wb") as file:
             file.writelines(host_trace(number, shared))
     return shared
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storagebench.clock import SystemClock
-from storagebench.world import Place, World
+from storagebench.world import Agreed, Place, World
 
 # A thread that wants the interpreter wakes up after this time, over and over, until a busy one lets go. Python's 5 ms would be added to each wake-up
 # of a rank while any thread computes (reference/measurement.md section 1); at 0.2 ms 64 ranks made 36,000 switches a second, twice the CPU, and AU fell.
@@ -83,8 +83,8 @@ class ConsumerGroup:
     def barrier(self, _values: list[Any]) -> None:
         self._outer.barrier()
 
-    def max_ns(self, values: list[int]) -> int:
-        return self._outer.max_ns(max(values))
+    def agree(self, values: list[int]) -> Agreed:
+        return self._outer.agree(max(values))
 
     def gather(self, values: list[Any]) -> list[Any]:
         return [value for of_process in self._outer.gather(list(values)) for value in of_process]
@@ -170,8 +170,8 @@ class ConsumerWorld:
     def barrier(self) -> None:
         self._group.meet(self.place.rank_of_process, None, self._group.barrier)
 
-    def max_ns(self, value: int) -> int:
-        found: int = self._group.meet(self.place.rank_of_process, value, self._group.max_ns)
+    def agree(self, due_ns: int) -> Agreed:
+        found: Agreed = self._group.meet(self.place.rank_of_process, due_ns, self._group.agree)
         return found
 
     def count_ids(self, ids: NDArray[np.int64], num_samples: int) -> NDArray[Any]:

@@ -22,7 +22,7 @@ from storagebench.errors import RankError
 from storagebench.protocols import Batch, LoaderCounters, LoaderRun
 from storagebench.records import StepRecord
 from storagebench.usage import HostUsage, Usage, grown, read_host_usage, read_usage
-from storagebench.world import World
+from storagebench.world import Agreed, World
 
 _MIN_NULL_STEPS = 5
 _HANDOFFS, _BETWEEN_HANDOFFS_NS = 20, 1_000_000
@@ -52,7 +52,7 @@ class Trace(Protocol):
 @dataclass(frozen=True)
 class EngineJob:
     """What one rank does. `expected_crc32c` uint32[num_samples] is what each record must have; `shard_of` names the shard of a sample;
-    `command_pid`: the process whose descendants all ranks and workers are."""
+    `command_pids`: the processes on this host whose descendants all ranks and workers here are."""
 
     epochs: int
     batch_size: int
@@ -64,7 +64,7 @@ class EngineJob:
     null_duration_ns: int
     expected_crc32c: NDArray[np.uint32]
     shard_of: Callable[[int], str]
-    command_pid: int = field(default_factory=os.getpid)
+    command_pids: tuple[int, ...] = field(default_factory=lambda: (os.getpid(),))
 
 
 class _Proof(NamedTuple):
@@ -101,7 +101,7 @@ class Engine:
         self._accelerator = accelerator
         self._beside: AbstractContextManager[Any] = nullcontext() if beside is None else beside
         self._steps_done = 0
-        self._first_start_ns: int | None = None
+        self._begin: Agreed | None = None
         self._stopped = False
         self._samples_done = 0
         self._seen: list[NDArray[np.int64]] = []
@@ -142,13 +142,13 @@ class Engine:
     def _run_null(self, loader: LoaderRun) -> None:
         """Steps of the null loader in the same process, world, sync and pacing."""
         self._world.barrier()
-        begin_ns = self._world.max_ns(self._clock.now_ns())  # common to all, so that synced ranks stop after the same step
+        self._begin = self._world.agree(self._clock.now_ns())
         loader.start(0)
-        end_ns, step = begin_ns, 0
+        end_ns, step = self._begin.release_ns, 0
         while True:
-            end_ns, release_ns = self._step(loader, "null", 0, step, self._job.batch_size, end_ns)
+            end_ns, elapsed_ns = self._step(loader, "null", 0, step, self._job.batch_size, end_ns)
             step += 1
-            if step >= _MIN_NULL_STEPS and release_ns - begin_ns >= self._job.null_duration_ns:
+            if step >= _MIN_NULL_STEPS and elapsed_ns >= self._job.null_duration_ns:
                 break
         loader.drain()
         self._world.barrier()
@@ -159,20 +159,22 @@ class Engine:
         self._prepare_cache(epoch)
         plan = loader.plan(epoch)
         before = _Counters(self._cache.device_bytes(), loader.counters(), read_usage())
-        if self._first_start_ns is None:
-            self._first_start_ns = self._world.max_ns(self._clock.now_ns())
+        started = self._world.agree(self._clock.now_ns())
+        if self._begin is None:
+            self._begin = started
+        elapsed_ns = started.common_ns - self._begin.common_ns
         self._world.barrier()  # ranks of one process share its counters: all have read them before the first one starts
         begin_ns = self._clock.now_ns()
         self._trace.write({"kind": "epoch_start", "epoch": epoch, "start_ns": begin_ns, "steps": len(plan.sizes), "samples": plan.num_samples})
         loader.start(epoch)
         self._seen = []
-        end_ns, done, release_ns = begin_ns, 0, begin_ns
+        end_ns, done = begin_ns, 0
         for size in plan.sizes:
-            if self._time_is_up(release_ns):
+            if self._time_is_up(elapsed_ns):
                 self._stopped = True
                 break
             kind = "idle" if size == 0 else "warmup" if self._steps_done < self._job.warmup_steps else "step"
-            end_ns, release_ns = self._step(loader, kind, epoch, self._steps_done, size, end_ns)
+            end_ns, elapsed_ns = self._step(loader, kind, epoch, self._steps_done, size, end_ns)
             self._steps_done += 1
             done += 1
         loader.drain()
@@ -187,7 +189,7 @@ class Engine:
         if self._is_first_of_host:
             found = self._cache.prepare(epoch)
             self._trace.write({"kind": "cache", "epoch": epoch, **found})
-            self._host_before = read_host_usage(self._job.command_pid)
+            self._host_before = read_host_usage(self._job.command_pids)
         self._world.barrier()
 
     def _host_used(self) -> dict[str, float | None]:
@@ -195,23 +197,29 @@ class Engine:
         before, self._host_before = self._host_before, None
         if before is None:
             return {}
-        now = read_host_usage(self._job.command_pid)
+        now = read_host_usage(self._job.command_pids)
         return {
             "host_span_s": grown(now.at_s, before.at_s),
             "host_busy_s": grown(now.busy_s, before.busy_s),
             "host_command_s": grown(now.command_s, before.command_s),
         }
 
-    def _time_is_up(self, release_ns: int) -> bool:
-        """Whether to stop before this step. The release is common to all ranks of a synced run, so they stop together."""
+    def _time_is_up(self, elapsed_ns: int) -> bool:
+        """Whether to stop before this step. The time since the start is the same number on all ranks of a synced run, so they stop together."""
         if self._job.max_steps is not None and self._steps_done >= self._job.max_steps:
             return True
-        if self._job.duration_ns is None or self._first_start_ns is None:
-            return False
-        return release_ns - self._first_start_ns >= self._job.duration_ns
+        return self._job.duration_ns is not None and elapsed_ns >= self._job.duration_ns
+
+    def _agreed(self, due_ns: int) -> tuple[int, int]:
+        """(when the ranks go on together, on this host's clock; ns since the start). Without a sync each goes on by itself."""
+        assert self._begin is not None
+        if self._job.sync != "step":
+            return due_ns, due_ns - self._begin.release_ns
+        agreed = self._world.agree(due_ns)
+        return agreed.release_ns, agreed.common_ns - self._begin.common_ns
 
     def _step(self, loader: LoaderRun, kind: str, epoch: int, step: int, size: int, previous_end_ns: int) -> tuple[int, int]:
-        """Fetch, compute, sync, and write it down. Returns the scheduled end, and the release that all ranks share. What can be done while the
+        """Fetch, compute, sync, and write it down. Returns the scheduled end, and the time since the start that ranks in step share. What can be done while the
         accelerator computes is done then, and not on the way from the wake-up to the next fetch."""
         clock, accelerator = self._clock, self._accelerator
         asked_ns = clock.now_ns()
@@ -225,7 +233,7 @@ class Engine:
             if batch.num_samples != size:
                 raise _wrong_size(batch.num_samples, epoch, step, size)
             begun = accelerator.begin(batch, self._job.batch_size, previous_end_ns, asked_ns, got_ns)
-        release_ns = self._world.max_ns(begun.due_ns) if self._job.sync == "step" else begun.due_ns
+        release_ns, elapsed_ns = self._agreed(begun.due_ns)
         proof, ids_hash, spans_s = _NOTHING_CHECKED, 0, {}
         if batch is not None:
             ids_hash = crc32c(batch.sample_ids.tobytes())
@@ -262,7 +270,7 @@ class Engine:
                 copy_s=begun.copy_s,
             )
         )
-        return wake.end_ns, release_ns
+        return wake.end_ns, elapsed_ns
 
     # -- proof and totals ------------------------------------------------------------------------------------------------------------------------
 

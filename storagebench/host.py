@@ -9,7 +9,7 @@ import resource
 import shutil
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import psutil
 from storagebench.clock import Clock
 from storagebench.nvml import DeviceSampler
 from storagebench.plan import Free
-from storagebench.records import SCHEMA_VERSION, TRACE_DIR, TraceWriter, rank_traces, writer_traces
+from storagebench.records import SCHEMA_VERSION, TraceWriter, host_trace_path, rank_traces, writer_traces
 
 _PACKAGES = (
     "storagebench", "torch", "numpy", "pyarrow", "webdataset", "s3fs", "fsspec", "obstore", "pillow", "crc32c", "cryptography", "pydantic", "plotly"
@@ -50,7 +50,6 @@ def versions() -> dict[str, str]:
 def facts(data_path: Path | None, results_path: Path | None = None) -> dict[str, Any]:
     """Hardware, kernel, and the file systems under the dataset (None where it is not local) and under the results (where they are given)."""
     return {
-        "host": socket.gethostname(),
         "boot_id": boot_id(),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -60,6 +59,16 @@ def facts(data_path: Path | None, results_path: Path | None = None) -> dict[str,
         "data_filesystem": _filesystem(data_path) if data_path else None,
         "results_filesystem": _filesystem(results_path) if results_path else None,
     }
+
+
+def label() -> str:
+    """What this host is called where no launcher names it."""
+    return socket.gethostname()
+
+
+def described(name: str, data_path: Path | None, results_path: Path | None = None) -> dict[str, Any]:
+    """This host as an entry of `hosts` in `run.json`: its label, facts and versions."""
+    return {"host": name, **facts(data_path, results_path), "versions": versions()}
 
 
 def _cpu_model() -> str:
@@ -104,17 +113,17 @@ def clock_pair(clock: Clock) -> dict[str, int]:
 
 
 class HostTrace:
-    """The host's file in the run folder: a sample each second from a thread of its own, and the run's end as the last record."""
+    """A member's file of its host in the run folder: a sample each second from a thread of its own, and the run's end as the last record."""
 
-    def __init__(self, run_dir: Path, clock: Clock, data_path: Path | None, devices: DeviceSampler | None = None) -> None:
-        """`devices` are sampled too, and closed with the trace."""
+    def __init__(self, run_dir: Path, member: int, host: str, clock: Clock, data_path: Path | None, devices: DeviceSampler | None = None) -> None:
+        """`host` is the label of this host in `run.json`. `devices` are sampled too, and closed with the trace."""
         self._clock = clock
         self._devices = devices
-        self._trace = TraceWriter(run_dir / TRACE_DIR / f"host-{socket.gethostname()}.jsonl")
+        self._trace = TraceWriter(host_trace_path(run_dir, member))
         self._run_dir = run_dir
         self._stat = _device_stat(data_path)
         self._trace.write(
-            {"kind": "header", "schema_version": SCHEMA_VERSION, "host": socket.gethostname(), **clock_pair(clock), "boot_id": boot_id()}
+            {"kind": "header", "schema_version": SCHEMA_VERSION, "host": host, "member": member, **clock_pair(clock), "boot_id": boot_id()}
         )
         self._stop = threading.Event()
 
@@ -141,6 +150,14 @@ class HostTrace:
     def written(self, removed: Mapping[str, Any]) -> None:
         """Write down that what the writers wrote was deleted, or why it was not."""
         self._trace.write({"kind": "written", **clock_pair(self._clock), **removed})
+
+    def clock(self, wall_offset_s: float, uncertainty_s: float) -> None:
+        """Write down how far this host's wall clock is ahead of member 0's (below 0: behind it), and half the round trip that it was measured with."""
+        self._trace.write({"kind": "clock", "wall_offset_s": wall_offset_s, "uncertainty_s": uncertainty_s, **clock_pair(self._clock)})
+
+    def lost(self, member: int, host: str, ranks: Sequence[int], why: str) -> None:
+        """Write down, in member 0's file, that a member is gone: with all of its ranks, or with those that are named."""
+        self._trace.write({"kind": "lost", "member": member, "host": host, "ranks": list(ranks), "why": why, **clock_pair(self._clock)})
 
     def end(self, outcome: Mapping[str, Any]) -> None:
         """Write how the run ended, and close."""

@@ -59,25 +59,26 @@ def handling_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_ranks(entry: Callable[[str], int], argument: str, num_processes: int, needs_workers: bool, debug: bool) -> Outcome:
-    """Run `entry(argument)` in every process of the ranks; `entry` returns the exit code and is importable by name.
+def run_ranks(entry: Callable[[str, int], int], argument: str, num_processes: int, needs_workers: bool, debug: bool, alone: bool = True) -> Outcome:
+    """Run `entry(argument, index)` in every process of the ranks; `entry` returns the exit code and is importable by name.
 
-    A single one is this process. Raises `Interrupted` on a signal (inside `handling_signals`); any other end is an Outcome.
+    A single one is this process, unless other commands take part (`alone`), which it has to hear meanwhile. Raises `Interrupted` on a signal (inside `handling_signals`); any other end is an Outcome.
     """
     adopt_orphans()
-    if num_processes > 1 or needs_workers:
+    in_here = num_processes == 1 and alone
+    if not in_here or needs_workers:
         start_fork_server()
     spare_descendants()
     try:
-        if num_processes == 1:
-            code = entry(argument)
+        if in_here:
+            code = entry(argument, 0)
             return Outcome(code, 0 if code else None)
         return _elastic(entry, argument, num_processes, debug)
     finally:
         sweep()
 
 
-def _elastic(entry: Callable[[str], int], argument: str, num_processes: int, debug: bool) -> Outcome:
+def _elastic(entry: Callable[[str, int], int], argument: str, num_processes: int, debug: bool) -> Outcome:
     if not debug:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         warnings.filterwarnings("ignore", module="torch")
@@ -122,7 +123,7 @@ def _first_failure(error: Any) -> Outcome:
     return Outcome(int(first.exitcode) or EXIT_RANK, int(first.local_rank), f"ended with exit code {first.exitcode}")
 
 
-def rank_process(entry: Callable[[str], int], argument: str) -> None:
+def rank_process(entry: Callable[[str, int], int], argument: str) -> None:
     """First code of a rank's process. It leads a session of its own, dies with its parent, and dies at once on a signal: each record of its trace
     has reached the kernel, so there is nothing to save."""
     from storagebench.process import die_with_parent
@@ -131,18 +132,16 @@ def rank_process(entry: Callable[[str], int], argument: str) -> None:
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    code = entry(argument)
+    code = entry(argument, int(os.environ["LOCAL_RANK"]))
     if code:
         sys.stderr.flush()
         os._exit(code)
 
 
-def rank_failure(outcome: Outcome, world_size: int, per_process: int = 1) -> RankError:
-    """The error that the user reads when a rank's process is gone."""
-    first = (outcome.failed_process or 0) * per_process
-    last = min(first + per_process, world_size) - 1
-    which = f"rank {first}" if first == last else f"the process of ranks {first} to {last}"
+def rank_failure(failed: range, world_size: int, where: str, reason: str) -> RankError:
+    """The error that the user reads when the process of these ranks is gone; `where` is " on host NAME", or nothing on a single host."""
+    which = f"rank {failed[0]}" if len(failed) == 1 else f"the process of ranks {failed[0]} to {failed[-1]}"
     return RankError(
-        f"{which} of {world_size} {outcome.reason}; the run was ended",
+        f"{which} of {world_size}{where} {reason}; the run was ended",
         "look for the kernel's OOM killer (dmesg) or a signal sent by hand; the steps taken so far are kept: see `storagebench report`",
     )

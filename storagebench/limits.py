@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storagebench.ceiling import stored_per_delivered
+from storagebench.members import first_host
 from storagebench.ranks import Ranks
 from storagebench.traces import Ints, Trace
 from storagebench.window import RankWindow
@@ -30,7 +31,7 @@ def limits(
     """The limits, and the shares that say why. `figures`: the summary so far (totals, rates, ceilings, workers)."""
     ends = [record for rank in ranks for record in rank.of_kind("epoch_end")]
     one_host = len({rank.host for rank in ranks}) == 1
-    compute_s, cores = run["plan"]["compute_time_s"], run.get("host", {}).get("usable_cores")
+    compute_s, cores = run["plan"]["compute_time_s"], first_host(run).get("usable_cores")
     return {
         "accelerator_samples_per_s": len(ranks) * figures["batch_size"] / compute_s if compute_s > 0 and len(ranks) else None,
         **(_cpu(float(cores), ends, sum(rank.prep_cpu_s for rank in ranks)) if one_host and cores else dict.fromkeys(_CPU)),

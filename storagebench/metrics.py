@@ -12,6 +12,7 @@ from typing import Any
 from storagebench.ceiling import ceiling_figures, probe_before_s
 from storagebench.devicefigures import device_figures
 from storagebench.limits import limits
+from storagebench.members import end_of_run, first_files
 from storagebench.ranks import Rank, Ranks, quantiles
 from storagebench.records import SCHEMA_VERSION
 from storagebench.traces import Trace
@@ -29,7 +30,7 @@ def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace], writ
         windows = in_step(windows)
     totals = _totals(ranks)
     per_epoch = _per_epoch(run, ranks)
-    ends = [record for trace in hosts for record in trace.of_kind("end")]
+    end = end_of_run(hosts)
     plan, config = run["plan"], run["config"]
     effective: Mapping[str, Any] = next((record["effective"] for rank in ranks for record in rank.of_kind("opened")), {})
     longest_ns = max((window.length_ns for window in windows), default=0)
@@ -37,10 +38,10 @@ def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace], writ
     summary = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run["run_id"],
-        "status": _status(run, ranks, ends),
+        "status": _status(run, ranks, end),
         "valid": False,
-        "exit_code": ends[0]["exit_code"] if ends else None,
-        "failure": ends[0].get("failure") if ends else None,
+        "exit_code": end["exit_code"] if end else None,
+        "failure": end.get("failure") if end else None,
         "workload": config["name"],
         "measures": config.get("measures", "steady state"),
         "accelerator": run["accelerator"],
@@ -84,12 +85,12 @@ def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace], writ
     return {**summary, "limits": limits(run, ranks, hosts, windows, summary)}
 
 
-def _status(run: Mapping[str, Any], ranks: Ranks, ends: Sequence[Mapping[str, Any]]) -> str:
+def _status(run: Mapping[str, Any], ranks: Ranks, end: Mapping[str, Any] | None) -> str:
     """`failed`: an error that a rank wrote down ended it; `incomplete`: it was interrupted or a process was killed, or it still runs."""
     whole = len(ranks) == run["plan"]["world_size"] and all(rank.of_kind("footer") and not rank.truncated for rank in ranks)
     if any(not record["lost_peer"] for rank in ranks for record in rank.of_kind("error")):
         return "failed"
-    return "complete" if whole and ends and not ends[0].get("failure") else "incomplete"
+    return "complete" if whole and end and not end.get("failure") else "incomplete"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -305,13 +306,11 @@ def _per_host(ranks: Ranks, windows: Sequence[RankWindow], hosts: Sequence[Trace
     of_host: dict[str, list[int]] = defaultdict(list)
     for index, rank in enumerate(ranks):
         of_host[str(rank.host)].append(index)
-    sampled: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for trace in hosts:
-        sampled[str(trace.header.get("host"))] += trace.of_kind("host")
+    sampled = {str(host): trace.of_kind("host") for host, trace in first_files(hosts).items()}
     rows = []
     for host, mine in sorted(of_host.items()):
         ends = [record for index in mine for record in ranks[index].of_kind("epoch_end")]
-        samples = sampled[host]
+        samples = sampled.get(host, [])
         rows.append(
             {
                 "host": host,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class Plan:
     workers_per_rank: int
     prefetch_batches: int
     batch_bytes: int
+    memory_of_process_bytes: int
+    memory_of_rank_bytes: int
     memory_bytes: int
     shared_memory_bytes: int
     descriptors: int
@@ -53,8 +55,8 @@ class Plan:
     write_demand_bytes_per_s: float | None
 
 
-def num_processes(workload: Workload, world_size: int | None = None) -> int:
-    """Processes of the ranks (`world_size`: all accelerators of the workload). Raises UsageError where they share one and the loader does not allow it."""
+def refuse_unshared(workload: Workload) -> None:
+    """Raises UsageError where accelerators share a process and the loader does not allow it."""
     share = workload.run.accelerators_per_process
     if share > 1 and not loader_info(workload.loader.name).shares_process:
         able = [name for name, row in loaders().items() if row.shares_process]
@@ -62,7 +64,6 @@ def num_processes(workload: Workload, world_size: int | None = None) -> int:
             f"--accelerators-per-process is {share}, and loader {workload.loader.name} takes a process for each accelerator",
             f"use --loader {' or '.join(able)}, or --accelerators-per-process 1",
         )
-    return -(-(world_size or workload.run.num_accelerators) // share)
 
 
 def epoch_plan(loader: LoaderInfo, dataset: Dataset, workload: Workload, epoch: int, rank: int, world_size: int) -> tuple[EpochPlan, Indices]:
@@ -108,8 +109,9 @@ def plan_job(unit: str, job: LoadJob, epoch: int) -> tuple[EpochPlan, Indices]:
     )
 
 
-def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = None) -> Plan:
-    """Every derived number of a run. Without a dataset the workload's own numbers stand in for it.
+def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = None, num_processes: int | None = None) -> Plan:
+    """Every derived number of a run, over all hosts. Without a dataset the workload's own numbers stand in for it. `num_processes` of the ranks, where they
+    are not of one command (which has as many as the accelerators need).
 
     Raises UsageError where nothing would be run: fewer samples than one global batch with --remainder drop.
     """
@@ -145,8 +147,9 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
     buffer_bytes = _shuffle_buffer_bytes(workload, unit, num_samples // world_size, mean)
     in_flight = workload.loader.prefetch_batches + 1  # and the one that the accelerator holds
     process_workers = workers if info.workers == "processes" else 0
-    processes = num_processes(workload, world_size)
-    per_process = -(-world_size // processes)
+    refuse_unshared(workload)
+    per_process = min(workload.run.accelerators_per_process, world_size)
+    processes = num_processes or -(-world_size // per_process)
     base = RANK_BASE_BYTES + (RANK_TORCH_BYTES if info.needs_torch or processes > 1 else 0) + process_workers * WORKER_BASE_BYTES
     sharing_bytes = SHARING_RANK_BYTES if per_process > 1 else 0
     data_bytes = 0 if workload.loader.name == "null" else in_flight * batch_bytes
@@ -168,6 +171,8 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
         workers_per_rank=workers,
         prefetch_batches=workload.loader.prefetch_batches,
         batch_bytes=batch_bytes,
+        memory_of_process_bytes=base,
+        memory_of_rank_bytes=sharing_bytes + data_bytes + buffer_bytes,
         memory_bytes=processes * base + world_size * (sharing_bytes + data_bytes + buffer_bytes) + workload.run.writers * WRITER_BYTES,
         shared_memory_bytes=world_size * data_bytes if process_workers else 0,
         descriptors=_DESCRIPTORS_OF_A_PROCESS + per_process * in_flight * (workers + 1) * 2,
@@ -199,6 +204,17 @@ def _check_steps(steps: int, num_samples: int, batch_size: int, world_size: int,
     raise UsageError(
         f"{num_samples} samples{what} make no full step of batch size {batch_size} x {world_size} accelerators",
         "use a smaller --batch-size or fewer accelerators, more samples, or --remainder keep",
+    )
+
+
+def plan_of_host(plan: Plan, ranks: int, processes: int) -> Plan:
+    """The part of a plan that one host has to carry: its ranks, their processes, and what these need. Rates and steps stay those of the run."""
+    return replace(
+        plan,
+        world_size=ranks,
+        num_processes=processes,
+        memory_bytes=processes * plan.memory_of_process_bytes + ranks * plan.memory_of_rank_bytes + plan.writers * WRITER_BYTES,
+        shared_memory_bytes=plan.shared_memory_bytes * ranks // plan.world_size,
     )
 
 

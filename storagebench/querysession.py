@@ -22,6 +22,7 @@ from storagebench.configfile import changed
 from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError
 from storagebench.loaders.delivery import ProcessMeter
 from storagebench.manifest import Dataset, load_dataset
+from storagebench.members import alone, first_host
 from storagebench.protocols import LoadJob, Store, StoreSpec
 from storagebench.queryengine import Pace, Pool, Reader, issue
 from storagebench.queryplan import (
@@ -81,7 +82,6 @@ def _run_record(request: Request, spec: StoreSpec, dataset: Dataset, plan: Plan,
         "kind": KIND,
         "run_id": request.run_id,
         "command": list(request.command),
-        "command_pid": os.getpid(),
         "command_start_ns": request.command_start_ns,
         "created": host.clock_pair(SystemClock()),
         "config": workload.model_dump(),
@@ -89,8 +89,9 @@ def _run_record(request: Request, spec: StoreSpec, dataset: Dataset, plan: Plan,
         "store": as_plain(spec),
         "dataset": dataset.describe(),
         "query": {**plan._asdict(), "seeds": plan.seeds._asdict(), "percentile": workload.query.percentile_or_default(), "num_workers": num_workers},
-        "host": host.facts(Path(spec.root) if spec.kind == "posix" else None),
-        "versions": host.versions(),
+        "launcher": "",
+        "hosts": [host.described(host.label(), Path(spec.root) if spec.kind == "posix" else None)],
+        "members": alone(host.label(), os.getpid(), 1, 1),
     }
 
 
@@ -98,7 +99,7 @@ def execute_queries(run_dir: Path) -> Summary:
     """Run the queries of a prepared run and judge it. Raises the error that ended it, after the summary was written."""
     run = read_run(run_dir)
     clock, spec = SystemClock(), StoreSpec(**run["store"])
-    trace = host.HostTrace(run_dir, clock, Path(spec.root) if spec.kind == "posix" else None)
+    trace = host.HostTrace(run_dir, 0, first_host(run)["host"], clock, Path(spec.root) if spec.kind == "posix" else None)
     failure: StorageBenchError | None = None
     end: dict[str, Any] = {"exit_code": EXIT_RANK, "failure": "an unexpected error ended it"}
     try:

@@ -6,11 +6,13 @@ processes.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from storagebench import __version__, host
 from storagebench.accelerator import Accelerator, EmulatedAccelerator
 from storagebench.cachestate import HostCache
 from storagebench.clock import Clock, SystemClock
+from storagebench.cluster.membership import seats_of
 from storagebench.consumers import ConsumerClock, ConsumerGroup, ConsumerWorld, PeerFailedError, run_consumers
 from storagebench.device import is_device, open_device
 from storagebench.engine import Engine, EngineJob
@@ -25,13 +28,14 @@ from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchEr
 from storagebench.launch import Interrupted
 from storagebench.loaders.null import NullLoader
 from storagebench.manifest import Dataset, load_dataset
+from storagebench.members import pids_on
 from storagebench.protocols import LoadJob, StoreSpec
-from storagebench.records import SCHEMA_VERSION, TraceWriter, config_digest, rank_trace_path, read_run
+from storagebench.records import SCHEMA_VERSION, TraceWriter, as_plain, config_digest, rank_trace_path, read_run
 from storagebench.registry import open_loader
 from storagebench.s3server import find_server
 from storagebench.storage import open_spec
 from storagebench.workload import Workload
-from storagebench.world import Place, World, open_world, place_from_environment
+from storagebench.world import Place, Rendezvous, World, open_world
 from storagebench.writers import Writers
 
 _LAUNCHER_ENDS_US_WITHIN_S = 5.0
@@ -47,34 +51,40 @@ class _Shared(NamedTuple):
     dataset: Dataset
 
 
-def process_main(run_dir_text: str) -> int:
-    """All ranks of one process; the exit code. An error goes into the rank's trace, where `session.execute` finds it."""
-    run_dir = Path(run_dir_text)
+def rank_argument(run_dir: Path, member: int, rendezvous: Rendezvous | None) -> str:
+    """What `process_main` is told."""
+    return json.dumps({"run_dir": str(run_dir), "member": member, "rendezvous": None if rendezvous is None else as_plain(rendezvous)})
+
+
+def process_main(argument: str, index: int) -> int:
+    """All ranks of the process with this number among those of its member; the exit code. An error goes into the rank's trace, where `session.execute`
+    finds it."""
+    told = json.loads(argument)
+    run_dir, rendezvous = Path(told["run_dir"]), told["rendezvous"] and Rendezvous(**told["rendezvous"])
     run = read_run(run_dir)
-    clock, plan = SystemClock(), run["plan"]
-    place = place_from_environment(os.environ if plan["num_processes"] > 1 else {})
-    places = place.shared_by(run["config"]["run"]["accelerators_per_process"], plan["world_size"])
+    clock = SystemClock()
+    place, places = seats_of(run).process(told["member"], index)
     with ExitStack() as stack:
         traces = []
         for each in places:
             traces.append(_open_trace(run_dir, run, each, clock))
             stack.callback(traces[-1].close)
         if run["config"]["run"]["accelerators_per_process"] == 1:
-            return _told(traces[0], place, clock, lambda: _run_alone(run_dir, run, place, clock, traces[0]))
-        return _told(traces[0], places[0], clock, lambda: _run_together(run_dir, run, place, places, traces))
+            return _told(traces[0], places[0], clock, lambda: _run_alone(run_dir, run, partial(open_world, place, rendezvous), clock, traces[0]))
+        return _told(traces[0], places[0], clock, lambda: _run_together(run_dir, run, partial(open_world, place, rendezvous), places, traces))
 
 
-def _run_alone(run_dir: Path, run: Mapping[str, Any], place: Place, clock: Clock, trace: TraceWriter) -> int:
+def _run_alone(run_dir: Path, run: Mapping[str, Any], join: Callable[[], World], clock: Clock, trace: TraceWriter) -> int:
     shared = _open_shared(run_dir, run, [trace])
-    world = open_world(place)
+    world = join()
     _run_rank(shared, world, clock, trace)
     world.close()
     return EXIT_OK
 
 
-def _run_together(run_dir: Path, run: Mapping[str, Any], place: Place, places: list[Place], traces: list[TraceWriter]) -> int:
+def _run_together(run_dir: Path, run: Mapping[str, Any], join: Callable[[], World], places: list[Place], traces: list[TraceWriter]) -> int:
     shared = _open_shared(run_dir, run, traces)
-    group = ConsumerGroup(open_world(place), places)
+    group = ConsumerGroup(join(), places)
 
     def consume(world: ConsumerWorld) -> int:
         clock = ConsumerClock(group, world.place)
@@ -175,7 +185,7 @@ def _run_rank(shared: _Shared, world: World, clock: Clock, trace: TraceWriter) -
     try:
         trace.write({"kind": "opened", "open_begin_ns": begin_ns, "open_end_ns": clock.now_ns(), "effective": dict(loader.effective())})
         cache = _host_cache(workload, shared.spec, dataset)
-        steps = _engine_job(shared.run, workload, dataset)
+        steps = _engine_job(shared.run, workload, dataset, world.place)
         with closing(_accelerator(workload, clock, steps, world.place)) as accelerator:
             Engine(steps, world, clock, trace, cache, accelerator, _writers(shared, world.place)).run(loader, null_loader)
     finally:
@@ -185,7 +195,9 @@ def _run_rank(shared: _Shared, world: World, clock: Clock, trace: TraceWriter) -
 def _writers(shared: _Shared, place: Place) -> Writers | None:
     """Those of this host, which its first rank starts."""
     count = shared.workload.run.writers
-    return Writers(shared.run_dir, count, place.rank // place.ranks_per_host) if count and place.rank_of_host == 0 else None
+    if not count or place.rank_of_host:
+        return None
+    return Writers(shared.run_dir, count, place.host_number)
 
 
 def _accelerator(workload: Workload, clock: Clock, job: EngineJob, place: Place) -> Accelerator:
@@ -217,7 +229,7 @@ def load_job(workload: Workload, spec: StoreSpec, dataset: Dataset, place: Place
     )
 
 
-def _engine_job(run: Mapping[str, Any], workload: Workload, dataset: Dataset) -> EngineJob:
+def _engine_job(run: Mapping[str, Any], workload: Workload, dataset: Dataset, place: Place) -> EngineJob:
     duration_s = workload.run.duration_s
     return EngineJob(
         epochs=workload.train.epochs,
@@ -230,7 +242,7 @@ def _engine_job(run: Mapping[str, Any], workload: Workload, dataset: Dataset) ->
         null_duration_ns=round(workload.run.null_duration_s * 1e9),
         expected_crc32c=dataset.index["crc32c"],
         shard_of=dataset.shard_of,
-        command_pid=run["command_pid"],
+        command_pids=pids_on(run, place.host),
     )
 
 

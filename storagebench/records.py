@@ -3,12 +3,15 @@
 Judging never needs the bench: this module imports no loader, dataset, storage, world or torch. A trace is one JSON value a line; each record
 reaches the kernel by one write() before the next step, so a SIGKILL loses at most the step in flight.
 
-Schema 2. A step is an array, the values of `STEP_COLUMNS` in order: a third of the bytes of an object, and a tenth of the time to make and to read.
+Schema 3. A step is an array, the values of `STEP_COLUMNS` in order: a third of the bytes of an object, and a tenth of the time to make and to read.
 The columns are named in each file, by a record of kind `columns` before the first step. Every other record is an object with a `kind`: header,
-dataset (as the rank read it), opened (the loader), cache, epoch_start, epoch_end, error, footer; in host files: header, host (a sample each second),
-ceiling (the storage probed raw), headroom (the storage asked for more than the run did), written (what writers wrote was deleted), end; in files of
+dataset (as the rank read it), opened (the loader), cache, epoch_start, epoch_end, error, footer; in host files, one for each member (`members`): header
+(with `member` and the label of its `host`), host (a sample each second), ceiling (the storage probed raw), headroom (the storage asked for more than the
+run did), written (what writers wrote was deleted), clock (`wall_offset_s` of this member's wall clock to member 0's, `uncertainty_s` half the round trip),
+lost (in member 0's: `member`, its `host` and `ranks`, `why`), end (member 0's counts for the run; it may have `failed_host`); in files of
 writers: header, start, writing (the keys of a shard that is begun), shard (it is stored), error, end. Stamps are CLOCK_MONOTONIC nanoseconds of that host.
-Schema 1 (never released) had steps as objects.
+`run.json` has `launcher` ("" where the run was started by hand), `hosts` (first that of rank 0, each with its facts and versions) and `members`.
+Schema 1 (never released) had steps as objects, schema 2 (never released) one host, at the top of `run.json`.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import msgspec
 
 from storagebench.errors import DatasetError, StorageError, UsageError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RUN_FILE = "run.json"
 SUMMARY_FILE = "summary.json"
 TRACE_DIR = "trace"
@@ -199,6 +202,10 @@ def rank_traces(run_dir: Path) -> list[Path]:
 
 def host_traces(run_dir: Path) -> list[Path]:
     return sorted((run_dir / TRACE_DIR).glob("host-*.jsonl"))
+
+
+def host_trace_path(run_dir: Path, member: int) -> Path:
+    return run_dir / TRACE_DIR / f"host-{member:05d}.jsonl"
 
 
 def writer_traces(run_dir: Path) -> list[Path]:

@@ -9,36 +9,33 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from storagebench import host
+from storagebench import __version__, host
 from storagebench.adapters import LoaderInfo
 from storagebench.checks.judge import judge, write_summary
 from storagebench.clock import SystemClock
+from storagebench.cluster.crew import Alone, Cause, Crew, agreed, error_of, from_first
+from storagebench.cluster.membership import flat, make_folders, member_rows, refuse_different, sees_first_members_folder, trace_names
 from storagebench.configfile import Configured, changed
 from storagebench.device import is_device
 from storagebench.diagnosis.online import wants_headroom
 from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError, UsageError
 from storagebench.launch import Interrupted, Outcome, handling_signals, rank_failure, run_ranks
 from storagebench.manifest import MANIFEST_KEY, Dataset, load_dataset
+from storagebench.members import hosts_of, is_first_of_host, members_of
 from storagebench.metrics import Summary
 from storagebench.nvml import open_sampler
-from storagebench.plan import make_plan, num_processes, refuse_if_too_large
+from storagebench.plan import Plan, make_plan, plan_of_host, refuse_if_too_large, refuse_unshared
 from storagebench.probe.ceiling import ceiling_group, run_ceiling, run_headroom
 from storagebench.probe.depth import find_depth, find_requests
 from storagebench.probe.plan import Group
+from storagebench.process import sweep
 from storagebench.protocols import Store, StoreSpec
-from storagebench.rankmain import dataset_of_run, process_main, shard_paths
-from storagebench.records import (
-    RUN_FILE,
-    SCHEMA_VERSION,
-    as_plain,
-    create_run_dir,
-    rank_traces,
-    read_run,
-    write_json,
-)
+from storagebench.rankmain import dataset_of_run, process_main, rank_argument, shard_paths
+from storagebench.records import SCHEMA_VERSION, as_plain, rank_trace_path, read_run
 from storagebench.registry import loader_info, misfit, refuse_missing
 from storagebench.storage import data_spec, open_spec, parse_url
 from storagebench.storage.posix import takes_odirect
@@ -49,7 +46,7 @@ from storagebench.workload import Workload
 from storagebench.writers import refuse_unfit, remove_written
 
 _OPENED_OBJECTS = 1000
-_LAUNCHER_ENDS_US_WITHIN_S = 5.0
+_LAUNCHER_TELLS_WITHIN_S = 1.5
 
 
 @dataclass(frozen=True)
@@ -67,11 +64,35 @@ class Request:
     ceiling: bool = False
 
 
-def prepare(request: Request) -> Path:
-    """Check everything that can be checked before the first byte is timed, and write `run.json`; the run folder.
+def prepare(request: Request, crew: Crew | None = None) -> Path:
+    """Check everything that can be checked before the first byte is timed, on every host, and write `run.json`; the run folder of this member.
 
-    Raises UsageError (does not fit, would not fit into memory), DatasetError (missing, incomplete, truncated), StorageError.
+    Collective over the crew (None: nobody else takes part). Raises UsageError (does not fit, would not fit into memory), DatasetError (missing,
+    incomplete, truncated), StorageError.
     """
+    crew = crew or Alone()
+    members = agreed(crew, lambda: _about_me(request))
+    refuse_different([row["asked"] for row in members], crew.hosts)
+    workload = request.configured.workload
+    per_process = workload.run.accelerators_per_process
+    rows = member_rows(crew.hosts, [row["pid"] for row in members], [row["ranks"] for row in members], per_process)
+    planned = from_first(crew, lambda: _planned(request, rows))
+    found = agreed(crew, lambda: _checked_here(request, planned, rows, crew))
+    hosts = [row for row in found if row is not None]
+    return make_folders(crew, request.results_dir, {**planned, "launcher": crew.launcher, "hosts": hosts, "members": rows})
+
+
+def _about_me(request: Request) -> dict[str, Any]:
+    """What this member brings, and what it was asked for."""
+    config = request.configured.workload.model_dump(mode="json")
+    ranks = config["run"].pop("num_accelerators")
+    asked = {**flat(config), "--data-dir": request.data_dir, "--ceiling": request.ceiling, "version of storagebench": __version__}
+    options = {f"--storage-option {key}": value for key, value in request.storage_options.items()}
+    return {"ranks": ranks, "pid": os.getpid(), "asked": {**asked, **options}}
+
+
+def _planned(request: Request, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All of `run.json` but for who takes part."""
     configured = request.configured
     workload = configured.workload
     info = loader_info(workload.loader.name)
@@ -79,6 +100,7 @@ def prepare(request: Request) -> Path:
     problem = misfit(workload.loader.name, info.formats[0], spec.kind, workload.run.cache == "direct")
     if problem is not None:
         raise problem
+    world_size, processes = sum(row["ranks"] for row in members), sum(row["processes"] for row in members)
     store = open_spec(spec)
     try:
         dataset = load_dataset(store)
@@ -88,7 +110,8 @@ def prepare(request: Request) -> Path:
         refuse_missing(f"loader {workload.loader.name}", info.needs, info.extra)
         if is_device(workload.run.accelerator):
             refuse_missing(f"--accelerator {workload.run.accelerator}", ("torch",))
-        if num_processes(workload) > 1:
+        refuse_unshared(workload)
+        if processes > 1:
             refuse_missing("a run with accelerators in several processes", ("torch",))
         manifest_spec = store.spec
         if dataset.data_root:
@@ -101,38 +124,46 @@ def prepare(request: Request) -> Path:
     configured = _with_depth(configured, spec, dataset)
     workload = configured.workload
     ceiling = _ceiling_asked(request, info, dataset, spec)
-    plan = make_plan(workload, workload.run.num_accelerators, dataset)
-    refuse_if_too_large(plan, host.free(), workload.run.memory_limit_fraction)
+    plan = make_plan(workload, world_size, dataset, processes)
     refuse_unfit(workload, dataset, request.run_id)
     in_process = spec.kind == "memory" or (spec.kind == "shaped" and spec.root.startswith("memory://"))
     if in_process and (plan.num_processes > 1 or (info.workers == "processes" and workload.loader.num_workers) or workload.run.writers):
         raise UsageError("a dataset in memory:// lives in one process", "use one accelerator, --num-workers 0 and --writers 0, or a path")
-    run_dir = create_run_dir(request.results_dir, request.run_id)
-    clock = SystemClock()
-    write_json(
-        run_dir / RUN_FILE,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "run_id": request.run_id,
-            "command": list(request.command),
-            "command_pid": os.getpid(),
-            "command_start_ns": request.command_start_ns,
-            "created": host.clock_pair(clock),
-            "accelerator": workload.run.accelerator or f"{plan.compute_time_s:g} s a step",
-            "config": workload.model_dump(),
-            "provenance": dict(configured.provenance),
-            "store": as_plain(spec),
-            **({"manifest_store": as_plain(manifest_spec)} if dataset.data_root else {}),
-            "ranges": _ranges_note(store, spec),
-            "dataset": dataset.describe(),
-            "listing": listing,
-            "plan": as_plain(plan),
-            "ceiling": ceiling,
-            "host": host.facts(Path(spec.root) if spec.kind == "posix" else None, run_dir),
-            "versions": host.versions(),
-        },
-    )
-    return run_dir
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": request.run_id,
+        "command": list(request.command),
+        "command_start_ns": request.command_start_ns,
+        "created": host.clock_pair(SystemClock()),
+        "accelerator": workload.run.accelerator or f"{plan.compute_time_s:g} s a step",
+        "config": workload.model_dump(mode="json"),
+        "provenance": dict(configured.provenance),
+        "store": as_plain(spec),
+        **({"manifest_store": as_plain(manifest_spec)} if dataset.data_root else {}),
+        "ranges": _ranges_note(store, spec),
+        "dataset": dataset.describe(),
+        "listing": listing,
+        "plan": as_plain(plan),
+        "ceiling": ceiling,
+    }
+
+
+def _checked_here(request: Request, planned: Mapping[str, Any], members: Sequence[Mapping[str, Any]], crew: Crew) -> dict[str, Any] | None:
+    """What the first member of each host finds of it, None on the others. Raises where the run would not fit there, or its shards are not there."""
+    label = crew.hosts[crew.member]
+    here = [row for row in members if row["host"] == label]
+    if here[0]["member"] != crew.member:
+        return None
+    ranks, processes = sum(row["ranks"] for row in here), sum(row["processes"] for row in here)
+    refuse_if_too_large(plan_of_host(Plan(**planned["plan"]), ranks, processes), host.free(), planned["config"]["run"]["memory_limit_fraction"])
+    spec = StoreSpec(**planned["store"])
+    if crew.member:
+        store = open_spec(spec)
+        try:
+            _find_shards(store, dataset_of_run(planned), timed=False)
+        finally:
+            store.close()
+    return host.described(label, Path(spec.root) if spec.kind == "posix" else None, request.results_dir)
 
 
 def _with_depth(configured: Configured, spec: StoreSpec, dataset: Dataset) -> Configured:
@@ -222,68 +253,143 @@ def _find_shards(store: Store, dataset: Dataset, timed: bool) -> dict[str, Any] 
 
 
 def execute(run_dir: Path, debug: bool = False) -> Summary:
-    """Run the ranks of a prepared run and judge it. Raises the error that ended it, after the summary was written."""
-    run = read_run(run_dir)
-    clock = SystemClock()
-    spec = StoreSpec(**run["store"])
-    accelerator = run["config"]["run"]["accelerator"]
-    devices = open_sampler(accelerator, os.environ) if is_device(accelerator) else None
-    trace = host.HostTrace(run_dir, clock, Path(spec.root) if spec.kind == "posix" else None, devices)
-    info = loader_info(run["config"]["loader"]["name"])
-    failure: StorageBenchError | None = None
-    outcome = Outcome(EXIT_RANK, reason="did not start")
-    try:
-        needs_workers = info.workers == "processes" and run["config"]["loader"]["num_workers"] > 0
-        with handling_signals():
-            _probe_ceiling(run, spec, trace, clock, "before")
-            with trace.sampling():
-                outcome = run_ranks(process_main, str(run_dir), run["plan"]["num_processes"], needs_workers, debug)
-            if outcome.exit_code == EXIT_OK:
-                _probe_ceiling(run, spec, trace, clock, "after")
-                _probe_headroom(run_dir, run, spec, trace, clock)
-    except StorageBenchError as error:
-        failure = error
-        outcome = Outcome(error.exit_code, reason=error.message)
-    failed_rank = None
-    if failure is None and outcome.exit_code != EXIT_OK:
-        failure, failed_rank = _failure(run_dir, outcome, run["plan"]["world_size"], run["config"]["run"]["accelerators_per_process"])
-        outcome = replace(outcome, exit_code=failure.exit_code)
-    if run["config"]["run"]["writers"]:
-        trace.written(remove_written(run_dir, run))
-    trace.end({"exit_code": outcome.exit_code, "failed_rank": failed_rank, "failure": failure.message if failure else None})
-    summary = write_summary(run_dir)
-    if failure is not None:
-        raise failure
+    """Run a prepared run that nobody else takes part in, and judge it. Raises the error that ended it, after the summary was written."""
+    summary = take_part(run_dir, Alone(), debug)
+    assert summary is not None
     return summary
 
 
-def _probe_ceiling(run: Mapping[str, Any], spec: StoreSpec, trace: host.HostTrace, clock: SystemClock, when: str) -> None:
-    """Where --ceiling was given, what the storage gives raw at the run's cache state and request size, as a record of the host's trace."""
+def take_part(run_dir: Path, crew: Crew, debug: bool = False) -> Summary | None:
+    """Run this member's ranks of a prepared run; member 0 judges it and returns the summary, the others None. Collective.
+
+    Raises the error that ended it, on all members, after the summary was written.
+    """
+    run = read_run(run_dir)
+    clock = SystemClock()
+    trace = _open_host_trace(run_dir, run, crew.member, clock)
+    crew.exchange(None)  # member 0's file is there, which tells the others whether they write into the same folder
+    shared = crew.member == 0 or sees_first_members_folder(run_dir)
+    crew.gather_traces(run_dir, None if shared else trace_names(run, crew.member))
+    cause = _measure(run_dir, run, crew, trace, clock, debug)
+    outcomes = crew.settle(None if cause is None else cause.exit_code)
+    if crew.cause is None and not any(outcomes):
+        cause = _probe_after(run_dir, run, crew, trace, clock)
+        crew.settle(None)
+    crew.on_end(None)
+    return _conclude(run_dir, run, crew, trace, crew.cause or cause)
+
+
+def _open_host_trace(run_dir: Path, run: Mapping[str, Any], member: int, clock: SystemClock) -> host.HostTrace:
+    spec = StoreSpec(**run["store"])
+    accelerator = run["config"]["run"]["accelerator"]
+    devices = open_sampler(accelerator, os.environ) if is_device(accelerator) else None
+    return host.HostTrace(run_dir, member, members_of(run)[member]["host"], clock, Path(spec.root) if spec.kind == "posix" else None, devices)
+
+
+def _measure(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.HostTrace, clock: SystemClock, debug: bool) -> Cause | None:
+    """The ranks of this member from start to end; why they failed, which the other members have been told, or None."""
+    info = loader_info(run["config"]["loader"]["name"])
+    needs_workers = info.workers == "processes" and run["config"]["loader"]["num_workers"] > 0
+    mine = members_of(run)[crew.member]
+    outcome, failure = Outcome(EXIT_RANK, reason="did not start"), None
+    try:
+        with handling_signals():
+            crew.on_end(sweep)
+            _probe_ceiling(run, crew, trace, clock, "before")
+            argument = rank_argument(run_dir, crew.member, crew.rendezvous())
+            with trace.sampling():
+                outcome = run_ranks(process_main, argument, mine["processes"], needs_workers, debug, alone=crew.num_members == 1)
+    except StorageBenchError as error:
+        failure = error
+        if isinstance(error, Interrupted):
+            crew.await_cause(_LAUNCHER_TELLS_WITHIN_S)  # a launcher that ends us does so because of another one, most of the time
+    if failure is None and outcome.exit_code == EXIT_OK:
+        return None
+    failed_rank = None
+    if failure is None:
+        failure, failed_rank = _failure(run_dir, run, crew.member, outcome)
+    cause = Cause(crew.member, crew.hosts[crew.member], failure.message, failure.hint, failure.exit_code, failed_rank=failed_rank)
+    crew.fail(cause)
+    return cause
+
+
+def _probe_after(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.HostTrace, clock: SystemClock) -> Cause | None:
+    """What the storage gives when the ranks are done, on every host at once; why that failed, or None."""
+    try:
+        with handling_signals():
+            _probe_ceiling(run, crew, trace, clock, "after")
+            if from_first(crew, lambda: _wants_headroom(run_dir, run)):
+                _probe_headroom(run, crew, trace, clock)
+    except StorageBenchError as error:
+        cause = Cause(crew.member, crew.hosts[crew.member], error.message, error.hint, error.exit_code)
+        crew.fail(cause)
+        return cause
+    return None
+
+
+def _conclude(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.HostTrace, cause: Cause | None) -> Summary | None:
+    """Write how it ended, wait for the last bytes of all traces, and judge. Raises the error that ended the run."""
+    if run["config"]["run"]["writers"] and crew.member == 0:
+        trace.written(remove_written(run_dir, run))
+    offset = crew.best_offset()
+    if offset is not None:
+        trace.clock(*offset)
+    if cause is not None and cause.lost and crew.member == 0:
+        row = members_of(run)[cause.member]
+        trace.lost(cause.member, cause.host, range(row["first_rank"], row["first_rank"] + row["ranks"]), cause.why)
+    trace.end(
+        {
+            "exit_code": EXIT_OK if cause is None else cause.exit_code,
+            "failed_rank": None if cause is None else cause.failed_rank,
+            "failed_host": None if cause is None else cause.host,
+            "failure": None if cause is None else cause.why,
+        }
+    )
+    crew.settle(None)
+    summary = write_summary(run_dir) if crew.member == 0 else None
+    crew.settle(None)  # nobody leaves before the summary is there
+    if cause is not None:
+        raise cause.error()
+    return summary
+
+
+def _probe_ceiling(run: Mapping[str, Any], crew: Crew, trace: host.HostTrace, clock: SystemClock, when: str) -> None:
+    """Where --ceiling was given, what the storage gives raw at the run's cache state and request size, as a record of the host's trace. On all hosts at
+    the same time, so that what they got adds up."""
     if not run.get("ceiling"):
         return
-    begin_ns = clock.now_ns()
-    dataset = dataset_of_run(run)
-    paths, _ = shard_paths(spec, dataset)
-    trace.ceiling(when, begin_ns, run_ceiling(spec, dataset, Group(**run["ceiling"]), _readers(run), paths, run["config"]["run"]["cache"] == "warm"))
+    crew.exchange(None)
+    if is_first_of_host(run, crew.member):
+        begin_ns = clock.now_ns()
+        spec, dataset = StoreSpec(**run["store"]), dataset_of_run(run)
+        paths, _ = shard_paths(spec, dataset)
+        readers, warm = _readers(run, crew), run["config"]["run"]["cache"] == "warm"
+        trace.ceiling(when, begin_ns, run_ceiling(spec, dataset, Group(**run["ceiling"]), readers, paths, warm))
+    crew.exchange(None)
 
 
-def _probe_headroom(run_dir: Path, run: Mapping[str, Any], spec: StoreSpec, trace: host.HostTrace, clock: SystemClock) -> None:
-    """Where only that tells slow storage from a loader that asks too little: what the storage gives to more readers, as a record of the host's trace.
-    The run is over and its figures stand, so an error here is written down and ends nothing. Not after a run with writers: what the storage gives to readers
-    alone says nothing of what it had left for these."""
-    config = run["config"]
-    if config["run"]["writers"]:
-        return
-    seconds = config["run"]["headroom_duration_s"]
-    if seconds <= 0 or config["run"]["cache"] == "as-is" or not wants_headroom(run, judge(run_dir)):
+def _wants_headroom(run_dir: Path, run: Mapping[str, Any]) -> bool:
+    """Whether only that tells slow storage from a loader that asks too little. Not after a run with writers: what the storage gives to readers alone says
+    nothing of what it had left for these."""
+    asked = run["config"]["run"]
+    if asked["writers"] or asked["headroom_duration_s"] <= 0 or asked["cache"] == "as-is":
+        return False
+    return bool(wants_headroom(run, judge(run_dir)))
+
+
+def _probe_headroom(run: Mapping[str, Any], crew: Crew, trace: host.HostTrace, clock: SystemClock) -> None:
+    """What the storage gives to more readers, as a record of the host's trace. The run is over and its figures stand, so an error here is written down and
+    ends nothing."""
+    if not is_first_of_host(run, crew.member):
         return
     begin_ns = clock.now_ns()
+    config, spec = run["config"], StoreSpec(**run["store"])
     try:
         dataset = dataset_of_run(run)
         paths, _ = shard_paths(spec, dataset)
         info, cache = loader_info(config["loader"]["name"]), config["run"]["cache"]
         group = ceiling_group(dataset, info.unit_of(dataset.format), config["loader"]["shuffle"], cache, spec)
-        found = run_headroom(spec, dataset, group, _readers(run), paths, cache == "warm", seconds)
+        found = run_headroom(spec, dataset, group, _readers(run, crew), paths, cache == "warm", config["run"]["headroom_duration_s"])
     except Interrupted:
         raise
     except StorageBenchError as error:
@@ -300,22 +406,28 @@ def raw_rate(request: Request, dataset: Dataset, cache: str, seconds: float) -> 
     return float(run_ceiling(spec, dataset, group, readers, paths, cache == "warm", seconds)["bytes_per_s"])
 
 
-def _readers(run: Mapping[str, Any]) -> int:
-    """Requests that all ranks together have in flight, where each worker has one."""
-    return int(run["plan"]["world_size"] * run["plan"]["workers_per_rank"])
+def _readers(run: Mapping[str, Any], crew: Crew) -> int:
+    """Requests that all ranks of this host together have in flight, where each worker has one."""
+    ranks = sum(row["ranks"] for row in members_of(run) if row["host"] == crew.hosts[crew.member])
+    return int(ranks * run["plan"]["workers_per_rank"])
 
 
-def _failure(run_dir: Path, outcome: Outcome, world_size: int, per_process: int) -> tuple[StorageBenchError, int | None]:
-    """What ended the run, and in which rank: the first error that a rank wrote down and that is not just the loss of a peer, else the death of a
-    process, which is told as its first rank's."""
-    traces = [read_trace(path) for path in rank_traces(run_dir)]
+def _failure(run_dir: Path, run: Mapping[str, Any], member: int, outcome: Outcome) -> tuple[StorageBenchError, int | None]:
+    """What ended this member's ranks, and in which of them: the first error that one wrote down and that is not just the loss of a peer, else the death of
+    a process, which is told as its first rank's."""
+    mine, per_process = members_of(run)[member], run["config"]["run"]["accelerators_per_process"]
+    first, ranks = mine["first_rank"], mine["ranks"]
+    traces = [read_trace(path) for path in map(partial(rank_trace_path, run_dir), range(first, first + ranks)) if path.exists()]
     errors = [(record, trace.header["rank"]) for trace in traces for record in trace.of_kind("error") if not record["lost_peer"]]
+    where = f" on host {mine['host']}" if len(hosts_of(run)) > 1 else ""
     if errors:
-        first, rank = min(errors, key=lambda pair: pair[0]["monotonic_ns"])
-        error = StorageBenchError(first["message"], first["hint"])
-        error.exit_code = first["exit_code"]
-        return error, rank
-    return rank_failure(outcome, world_size, per_process), None if outcome.failed_process is None else outcome.failed_process * per_process
+        record, rank = min(errors, key=lambda pair: pair[0]["monotonic_ns"])
+        message = f"rank {rank}{where}: {record['message']}" if where and not record["message"].startswith(f"rank {rank}") else record["message"]
+        return error_of(record["exit_code"], message, record["hint"]), rank
+    if outcome.failed_process is None:
+        return rank_failure(range(first, first + ranks), run["plan"]["world_size"], where, outcome.reason), None
+    failed = range(first + outcome.failed_process * per_process, first + ranks)[:per_process]
+    return rank_failure(failed, run["plan"]["world_size"], where, outcome.reason), failed[0]
 
 
 def default_run_id(workload: Workload, clock: SystemClock) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -24,8 +25,8 @@ class Usage(NamedTuple):
 
 
 class HostUsage(NamedTuple):
-    """Of this host: a stamp (monotonic seconds), core seconds in use by anybody so far, stolen ones among them, and by the processes of one command (its
-    descendants, dead ones through their parent). None where it is not known."""
+    """Of this host: a stamp (monotonic seconds), core seconds in use by anybody so far, stolen ones among them, and by the processes of the run's
+    commands (their descendants, dead ones through their parents). None where it is not known."""
 
     at_s: float
     busy_s: float | None
@@ -38,9 +39,9 @@ def read_usage() -> Usage:
     return Usage(times.user + times.system, run_delay_s())
 
 
-def read_host_usage(command_pid: int) -> HostUsage:
-    """The counters now. Takes some milliseconds, so only while nothing is measured."""
-    return HostUsage(time.monotonic(), _host_busy_s(), _tree_cpu_s(command_pid))
+def read_host_usage(command_pids: Sequence[int]) -> HostUsage:
+    """The counters now, of all commands of the run on this host. Takes some milliseconds, so only while nothing is measured."""
+    return HostUsage(time.monotonic(), _host_busy_s(), _trees_cpu_s(command_pids))
 
 
 def grown(after: float | None, before: float | None) -> float | None:
@@ -104,14 +105,15 @@ def _host_busy_s() -> float | None:
     return sum(value for column, value in enumerate(ticks[:_GUESTS]) if column not in _NOT_BUSY) / _TICKS_PER_S
 
 
-def _tree_cpu_s(pid: int) -> float | None:
+def _trees_cpu_s(pids: Sequence[int]) -> float | None:
+    """CPU seconds of these processes and all below them, each counted once; None where one of them is not to be seen (in a container of its own, say)."""
     try:
-        root = psutil.Process(pid)
-        processes = [root, *root.children(recursive=True)]
+        roots = [psutil.Process(pid) for pid in pids]
+        processes = {each.pid: each for root in roots for each in (root, *root.children(recursive=True))}
     except psutil.Error:
         return None
     total_s = 0.0
-    for process in processes:
+    for process in processes.values():
         with suppress(psutil.Error):  # it ended meanwhile, and its parent has its time
             times = process.cpu_times()
             total_s += times.user + times.system + times.children_user + times.children_system

@@ -8,51 +8,87 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+import time
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from storagebench.errors import UsageError
+from storagebench.errors import RankError
 
 _COLLECTIVE_TIMEOUT_S = 86_400
 
 
 @dataclass(frozen=True)
 class Place:
-    """Rank and host of one consumer. `ranks_per_host` is of a full host, as the last one may have fewer; `rank_of_process` counts those that share a
-    process."""
+    """Rank and host of one consumer, or of one process among the processes. `rank_of_process` counts those that share a process, `host_number` the hosts
+    in the order of their first ranks."""
 
     rank: int = 0
     world_size: int = 1
     rank_of_host: int = 0
-    ranks_per_host: int = 1
     host: str = ""
     rank_of_process: int = 0
+    host_number: int = 0
+    num_hosts: int = 1
+
+
+@dataclass(frozen=True)
+class Seats:
+    """Where the ranks of a run are. `members`: host and number of ranks of each command process of the run (one, or those that a launcher started), in
+    order; a process of ranks holds `per_process` of them, the last one of a member what is left."""
+
+    members: tuple[tuple[str, int], ...]
+    per_process: int = 1
 
     @property
-    def num_hosts(self) -> int:
-        return -(-self.world_size // self.ranks_per_host)
+    def world_size(self) -> int:
+        return sum(ranks for _, ranks in self.members)
 
-    def shared_by(self, per_process: int, world_size: int) -> list[Place]:
-        """The places of the consumers in the process at this place: `per_process` of them in each, in the last one what is left of `world_size`.
+    def processes_of(self, member: int) -> int:
+        return -(-self.members[member][1] // self.per_process)
 
-        >>> [place.rank for place in Place(rank=1, world_size=2).shared_by(4, 6)]
-        [4, 5]
+    @property
+    def num_processes(self) -> int:
+        return sum(map(self.processes_of, range(len(self.members))))
+
+    def process(self, member: int, index: int) -> tuple[Place, list[Place]]:
+        """The place of one of a member's processes among all processes, and the places of its ranks.
+
+        >>> [place.rank for place in Seats((("a", 2), ("b", 6)), per_process=4).process(1, 1)[1]]
+        [6, 7]
         """
-        return [
-            Place(
-                rank=self.rank * per_process + index,
-                world_size=world_size,
-                rank_of_host=self.rank_of_host * per_process + index,
-                ranks_per_host=min(world_size, self.ranks_per_host * per_process),
-                host=self.host,
-                rank_of_process=index,
+        hosts = list(dict.fromkeys(host for host, _ in self.members))
+        host = self.members[member][0]
+        before = range(member)
+        here = [other for other in before if self.members[other][0] == host]
+        first_rank = sum(self.members[other][1] for other in before)
+        first_of_host = sum(self.members[other][1] for other in here)
+        process = Place(
+            rank=sum(map(self.processes_of, before)) + index,
+            world_size=self.num_processes,
+            rank_of_host=sum(map(self.processes_of, here)) + index,
+            host=host,
+            host_number=hosts.index(host),
+            num_hosts=len(hosts),
+        )
+        begin = index * self.per_process
+        ranks = [
+            replace(
+                process, rank=first_rank + number, world_size=self.world_size, rank_of_host=first_of_host + number, rank_of_process=number - begin
             )
-            for index in range(min(per_process, world_size - self.rank * per_process))
+            for number in range(begin, min(begin + self.per_process, self.members[member][1]))
         ]
+        return process, ranks
+
+
+class Agreed(NamedTuple):
+    """`release_ns`: when the last rank is due, on the clock of this host; `common_ns` the same for decisions that all ranks must take alike: one number
+    on all of them, whose differences are nanoseconds."""
+
+    release_ns: int
+    common_ns: int
 
 
 class World(Protocol):
@@ -63,8 +99,8 @@ class World(Protocol):
     def barrier(self) -> None:
         """Return when all ranks have called it."""
 
-    def max_ns(self, value: int) -> int:
-        """The largest of the ranks' values."""
+    def agree(self, due_ns: int) -> Agreed:
+        """The latest of the ranks' due times, each given on its own host's clock."""
 
     def count_ids(self, ids: NDArray[np.int64], num_samples: int) -> NDArray[Any]:
         """How often each of the sample ids 0 .. num_samples - 1 occurs over all ranks. To be read only."""
@@ -85,8 +121,8 @@ class SingleWorld:
     def barrier(self) -> None:
         return
 
-    def max_ns(self, value: int) -> int:
-        return value
+    def agree(self, due_ns: int) -> Agreed:
+        return Agreed(due_ns, due_ns)
 
     def count_ids(self, ids: NDArray[np.int64], num_samples: int) -> NDArray[Any]:
         return np.bincount(ids, minlength=num_samples)
@@ -98,10 +134,19 @@ class SingleWorld:
         return
 
 
-class GlooWorld:
-    """Several ranks over torch.distributed with gloo, as the launcher's environment describes them."""
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where the processes of several hosts meet: a TCPStore that one of them has open, and the prefix of this run's keys in it."""
 
-    def __init__(self, place: Place) -> None:
+    address: str
+    port: int
+    prefix: str
+
+
+class GlooWorld:
+    """Several processes over torch.distributed with gloo: as torch's launcher describes them where they are of one command, else at the rendezvous."""
+
+    def __init__(self, place: Place, rendezvous: Rendezvous | None = None) -> None:
         from datetime import timedelta
 
         import torch
@@ -110,18 +155,43 @@ class GlooWorld:
         self.place = place
         self._dist = dist
         self._torch = torch
-        if place.num_hosts == 1:
+        timeout = timedelta(seconds=_COLLECTIVE_TIMEOUT_S)
+        if rendezvous is None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        dist.init_process_group("gloo", timeout=timedelta(seconds=_COLLECTIVE_TIMEOUT_S))
+            dist.init_process_group("gloo", timeout=timeout)
+        else:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface_towards(rendezvous.address, rendezvous.port))
+            store = dist.TCPStore(rendezvous.address, rendezvous.port, is_master=False, timeout=timeout)
+            prefixed = dist.PrefixStore(rendezvous.prefix, store)
+            dist.init_process_group("gloo", store=prefixed, rank=place.rank, world_size=place.world_size, timeout=timeout)
         self._deadline = torch.zeros(1, dtype=torch.int64)
+        self._pair = torch.zeros(2, dtype=torch.int64)
+        self._base_ns: int | None = None
 
     def barrier(self) -> None:
         self._dist.barrier()
 
-    def max_ns(self, value: int) -> int:
-        self._deadline[0] = value
+    def agree(self, due_ns: int) -> Agreed:
+        if self.place.num_hosts == 1:
+            self._deadline[0] = due_ns
+            self._dist.all_reduce(self._deadline, op=self._dist.ReduceOp.MAX)
+            latest_ns = int(self._deadline[0])
+            return Agreed(latest_ns, latest_ns)
+        return self._agree_between_hosts(due_ns)
+
+    def _agree_between_hosts(self, due_ns: int) -> Agreed:
+        """No clock is compared with another host's. The end of a first collective, which all have joined, is an event that every rank sees on its own clock;
+        how long after it each is due is a duration, and the longest one counts from that event everywhere. Both collectives run while the accelerator
+        computes. What stays is how far apart the ranks see the collective end: its latency at most, and not its latency a step."""
+        self._deadline[0] = 0
         self._dist.all_reduce(self._deadline, op=self._dist.ReduceOp.MAX)
-        return int(self._deadline[0])
+        event_ns = time.monotonic_ns()
+        if self._base_ns is None:
+            self._base_ns = event_ns
+        self._pair[0], self._pair[1] = due_ns - event_ns, event_ns - self._base_ns
+        self._dist.all_reduce(self._pair, op=self._dist.ReduceOp.MAX)
+        longest_ns, elapsed_ns = int(self._pair[0]), int(self._pair[1])
+        return Agreed(event_ns + longest_ns, elapsed_ns + longest_ns)
 
     def count_ids(self, ids: NDArray[np.int64], num_samples: int) -> NDArray[Any]:
         tensor = self._torch.from_numpy(np.bincount(ids, minlength=num_samples).astype(np.int32))
@@ -147,18 +217,19 @@ class GlooWorld:
             self._dist.destroy_process_group()
 
 
-def place_from_environment(environment: Mapping[str, str]) -> Place:
-    """The place that torchrun's variables describe (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE); one rank where there are none."""
-    if "RANK" not in environment:
-        return Place(host=socket.gethostname())
-    try:
-        rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        local_rank, local_size = int(environment["LOCAL_RANK"]), int(environment["LOCAL_WORLD_SIZE"])
-    except (KeyError, ValueError) as error:
-        raise UsageError(f"RANK is set, but the launcher's environment is incomplete ({error})", "start it with torchrun, or unset RANK") from None
-    return Place(rank, world_size, local_rank, local_size, socket.gethostname())
+def interface_towards(address: str, port: int) -> str:
+    """The network interface of this host from which packets go to that address; for an address of this host the one that has it."""
+    import psutil
+
+    with socket.socket(socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0][0], socket.SOCK_DGRAM) as probe:
+        probe.connect((address, port))  # sends nothing
+        own = probe.getsockname()[0]
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address == own for each in addresses):
+            return name
+    raise RankError(f"no network interface of this host has the address {own} that leads to {address}", "set GLOO_SOCKET_IFNAME to its name")
 
 
-def open_world(place: Place) -> World:
-    """Join the ranks."""
-    return SingleWorld() if place.world_size == 1 else GlooWorld(place)
+def open_world(place: Place, rendezvous: Rendezvous | None = None) -> World:
+    """Join the processes of the ranks."""
+    return SingleWorld() if place.world_size == 1 else GlooWorld(place, rendezvous)

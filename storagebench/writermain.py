@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 from collections import deque
@@ -25,6 +24,7 @@ from storagebench.clock import Clock, SystemClock
 from storagebench.datasets.synthetic import RecordMaker
 from storagebench.errors import StorageBenchError, UsageError
 from storagebench.manifest import Dataset, load_dataset, side_key
+from storagebench.members import hosts_of
 from storagebench.process import die_with_parent
 from storagebench.protocols import Format, ShardIndexed, Store, StoreSpec
 from storagebench.records import SCHEMA_VERSION, TraceWriter, read_run, writer_trace_path
@@ -50,7 +50,7 @@ def main() -> None:
     run_dir, number = Path(sys.argv[1]), int(sys.argv[2])
     run, clock = read_run(run_dir), SystemClock()
     trace = TraceWriter(writer_trace_path(run_dir, number))
-    facts = {"run_id": run["run_id"], "writer": number, "host": socket.gethostname(), "pid": os.getpid()}
+    facts = {"run_id": run["run_id"], "writer": number, "host": hosts_of(run)[number // run["config"]["run"]["writers"]]["host"], "pid": os.getpid()}
     trace.write({"kind": "header", "schema_version": SCHEMA_VERSION, **facts, "monotonic_ns": clock.now_ns(), "wall_ns": clock.wall_ns()})
     started = False
     try:

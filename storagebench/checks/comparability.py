@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from storagebench.errors import RunInvalidError, UsageError
+from storagebench.members import hosts_of
 from storagebench.ranks import Ranks
 from storagebench.units import format_seconds
 
@@ -86,7 +87,7 @@ _SURROUNDINGS: Final[Mapping[str, Fact]] = {
     "measured steps": _summary("measured_steps"),
     "accelerator": _summary("accelerator"),
     "sample order seed": _config("run", "seed"),
-    "host": lambda saved: saved.run["host"].get("host"),
+    "host": lambda saved: ", ".join(str(row.get("host")) for row in hosts_of(saved.run)),
     "hosts": _summary("num_hosts"),
 }
 
@@ -131,13 +132,19 @@ def _mixed(runs: Sequence[SavedRun]) -> list[tuple[str, str]]:
 
 def shown_differences(base: Sequence[SavedRun], new: Sequence[SavedRun]) -> list[Difference]:
     """What differs and may: the subject first, then the surroundings, then versions; also where only the runs of one side differ."""
-    names = dict.fromkeys(name for saved in (*base, *new) for name in saved.run["versions"])
+    names = dict.fromkeys(name for saved in (*base, *new) for row in hosts_of(saved.run) for name in row["versions"])
     versions = {f"version of {name}": _version(name) for name in names}
     return _differences(base, new, {**_SUBJECT, **_SURROUNDINGS, **versions})
 
 
 def _version(name: str) -> Fact:
-    return lambda saved: saved.run["versions"].get(name)
+    """Of all hosts: what differs among them stands beside one another."""
+
+    def versions(saved: SavedRun) -> object:
+        found = list(dict.fromkeys(row["versions"].get(name) for row in hosts_of(saved.run)))
+        return found[0] if len(found) == 1 else ", ".join("none" if version is None else version for version in found)
+
+    return versions
 
 
 def _differences(base: Sequence[SavedRun], new: Sequence[SavedRun], facts: Mapping[str, Fact]) -> list[Difference]:

@@ -16,6 +16,7 @@ from storagebench.checks.mlperf_au import edition_figures
 from storagebench.checks.mlperf_size import least_size
 from storagebench.checks.mlperf_tables import ClosedValues, Division, Edition, Framework
 from storagebench.errors import UsageError
+from storagebench.members import first_host
 from storagebench.registry import loader_info, loaders
 from storagebench.units import format_bytes
 
@@ -157,7 +158,7 @@ def parameters(case: Case, closed: ClosedValues, ground: Ground) -> Iterator[Fou
 
 def dataset_size(case: Case, closed: ClosedValues, ground: Ground) -> Iterator[Found]:
     """At least 5 x the memory of all hosts and 500 steps; in v3.0 exactly the files that this makes."""
-    hosts, memory, have = case.summary["num_hosts"], case.run["host"]["memory_bytes"], case.run["dataset"]["num_samples"]
+    hosts, memory, have = case.summary["num_hosts"], first_host(case.run)["memory_bytes"], case.run["dataset"]["num_samples"]
     values = closed.accelerators.get(case.run["config"]["run"]["accelerator"])
     if hosts > 1:
         yield Found(f"the memory of {hosts - 1} of {hosts} hosts is not recorded, so the least size is not known", "check runs of one host")
@@ -208,7 +209,7 @@ def results_apart(case: Case, closed: ClosedValues, ground: Ground) -> Iterator[
     """Results and data lie on different file systems (R3 3.4.2), so that logs are not written to the storage under test. Objects are on none."""
     if case.run["store"]["kind"] != "posix":
         return
-    host = case.run["host"]
+    host = first_host(case.run)
     data, results = host.get("data_filesystem"), host.get("results_filesystem")
     if data is None or results is None:
         yield Found(f"the file system of the {'data' if data is None else 'results'} is not recorded", "run it again with this version")

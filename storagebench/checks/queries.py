@@ -17,6 +17,7 @@ from storagebench.checks.case import ERROR
 from storagebench.checks.query_rules import find_in_queries
 from storagebench.checks.query_trial import Trial
 from storagebench.errors import EXIT_DATASET, EXIT_INVALID, EXIT_OK
+from storagebench.members import end_of_run
 from storagebench.queryrecords import QueryTrace, query_traces, read_query_trace
 from storagebench.records import SUMMARY_FILE, host_traces, read_run, write_json
 from storagebench.scenarios.verdict import EarlyStopping, early_stopping_text
@@ -49,19 +50,19 @@ def judge_query_records(run: Mapping[str, Any], traces: Sequence[QueryTrace], ho
     trials = [Trial(run, trace) for trace in traces]
     held = [trial for trial in trials if trial.valid]
     shown = max(held, key=_rate) if held and run["config"]["query"]["find_max_qps"] else trials[-1] if trials else None
-    ends = [record for trace in hosts for record in trace.of_kind("end")]
-    finished = bool(trials) and all(trial.footer for trial in trials) and bool(ends) and ends[-1]["exit_code"] == EXIT_OK
+    end = end_of_run(hosts)
+    finished = bool(trials) and all(trial.footer for trial in trials) and end is not None and end["exit_code"] == EXIT_OK
     summary = {
         **_asked(run),
-        "status": "complete" if finished else "failed" if ends and ends[-1]["failure"] else "incomplete",
-        "failure": ends[-1]["failure"] if ends else None,
+        "status": "complete" if finished else "failed" if end and end["failure"] else "incomplete",
+        "failure": end["failure"] if end else None,
         **_found(shown),
         **_bytes(run, shown),
         **_search(run, trials),
     }
     findings = find_in_queries(run, summary)
     has_errors = any(finding.severity == ERROR for finding in findings)
-    code = ends[-1]["exit_code"] if ends else None
+    code = end["exit_code"] if end else None
     if code == EXIT_OK and has_errors:
         code = EXIT_DATASET if summary["checksum_errors"] else EXIT_INVALID
     return {**summary, "valid": not has_errors, "exit_code": code, "findings": [finding.as_dict() for finding in findings]}

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from storagebench.checks.case import ERROR, WARNING, Found
 from storagebench.checks.findings import Finding
 from storagebench.checks.rules_bytes import COLD_AT_MOST, WARM_AT_LEAST
+from storagebench.members import first_host
 
 LATE_SHARE: Final = 0.01  # of the queries: at the 99th percentile their lateness is what is measured
 _Run = Mapping[str, Any]
@@ -45,7 +46,7 @@ def _cache_suspect(run: _Run, s: _Summary) -> Iterator[Found]:
 
 
 def _ram_backed(run: _Run, s: _Summary) -> Iterator[Found]:
-    filesystem = (run["host"].get("data_filesystem") or {}).get("type")
+    filesystem = (first_host(run).get("data_filesystem") or {}).get("type")
     if filesystem in ("tmpfs", "ramfs"):
         yield Found(f"the dataset lies on {filesystem}: this is memory, not storage", "use a --data-dir on the storage to be measured")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from storagebench.adapters import FORMATS
 from storagebench.checks.case import Case, Found
+from storagebench.members import first_host
 from storagebench.units import format_bytes
 
 # Shares of the dataset that the page cache served (reference/measurement.md section 4).
@@ -87,7 +88,7 @@ def cache_unproven(case: Case) -> Iterator[Found]:
 
 
 def ram_backed(case: Case) -> Iterator[Found]:
-    filesystem = (case.run["host"].get("data_filesystem") or {}).get("type")
+    filesystem = (first_host(case.run).get("data_filesystem") or {}).get("type")
     if case.reads_storage and filesystem in ("tmpfs", "ramfs"):
         yield Found(f"the dataset lies on {filesystem}: this is memory, not storage", "use a --data-dir on the storage to be measured")
 
@@ -110,7 +111,7 @@ def bytes_reconcile(case: Case) -> Iterator[Found]:
 
 def small_dataset(case: Case) -> Iterator[Found]:
     """Where nothing shows how much a cache served, only a dataset larger than memories keeps it from serving all."""
-    s, memory, stored = case.summary, case.run["host"]["memory_bytes"], case.run["dataset"]["stored_bytes"]
+    s, memory, stored = case.summary, first_host(case.run)["memory_bytes"], case.run["dataset"]["stored_bytes"]
     unseen = s["server_cache"] == "unknown" or (s["cache"] == "as-is" and s["cached_fraction_served"] is None)
     if case.reads_storage and stored < MEMORY_FACTOR * memory and unseen:
         yield Found(

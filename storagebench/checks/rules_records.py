@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from storagebench.checks.case import Case, Found
+from storagebench.members import first_host
 from storagebench.records import config_digest
 from storagebench.units import format_seconds
 
@@ -92,7 +93,7 @@ def mixed_versions(case: Case) -> Iterator[Found]:
     expected = {
         "run_id": case.run["run_id"],
         "dataset_digest": case.run["dataset"]["digest"],
-        "version": case.run.get("versions", {}).get("storagebench"),
+        "version": first_host(case.run).get("versions", {}).get("storagebench"),
     }
     hint = "do not mix parts of runs; install one version of storagebench for all ranks, and run it again"
     for rank in case.ranks:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from storagebench.checks.case import ERROR, Case, Found
 from storagebench.checks.findings import find
+from storagebench.members import hosts_of
 
 Status = Literal["passed", "failed", "not_judged"]
 SetCheck = Callable[[Sequence[Case]], Iterator[Found]]
@@ -84,7 +85,7 @@ def _conditions(case: Case) -> dict[str, Any]:
         "workload": config["name"],
         "dataset digest": run["dataset"]["digest"],
         "store": run["store"],
-        "host": run["host"].get("host"),
-        "memory": run["host"]["memory_bytes"],
-        "versions": run.get("versions"),
+        "host": [row.get("host") for row in hosts_of(run)],
+        "memory": [row["memory_bytes"] for row in hosts_of(run)],
+        "versions": [row.get("versions") for row in hosts_of(run)],
     }

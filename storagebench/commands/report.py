@@ -94,13 +94,14 @@ def _refuse_half_a_submission(submission: Path | None, rules_name: str | None, o
 def _write_submission(folder: Path, rules_name: str, org: str | None, system: str | None, loaded: Sequence[LoadedRun]) -> None:
     from storagebench.checks.mlperf import find_ground
     from storagebench.errors import UsageError
+    from storagebench.members import first_host
     from storagebench.report.folder import write_folder
     from storagebench.report.submission import Submission, file_name, lay_out
 
     if not loaded:
         raise UsageError("there are no runs to lay out", "give run folders")
     name = file_name(org or "ORG", "--org")
-    of_system = file_name(system or str(loaded[0].run["host"].get("host", "system")), "--system")
+    of_system = file_name(system or str(first_host(loaded[0].run).get("host", "system")), "--system")
     write_folder(folder, lay_out(Submission(find_ground(rules_name), name, org is not None, of_system), loaded))
 
 

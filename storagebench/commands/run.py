@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from storagebench.commands.options import RUN_OPTIONS, configured, data_dir_option, parse_storage_options, storage_options, workload_options
+from storagebench.errors import EXIT_OK
 
 if TYPE_CHECKING:
+    from storagebench.cluster.crew import Crew
     from storagebench.session import Request
 
 
@@ -41,45 +45,57 @@ def command(
     **values: Any,
 ) -> int:
     """Measure one loader on a dataset: accelerator utilisation (AU), throughput, stalls. WORKLOAD is a shipped one or a YAML file."""
-    import json
-
     from storagebench.clock import SystemClock
+    from storagebench.cluster.crew import from_first
+    from storagebench.cluster.join import join
     from storagebench.launch import handling_signals
-    from storagebench.report.text import one_run
+    from storagebench.launchers import launched
     from storagebench.session import Request, default_run_id
 
     chosen = configured(workload, values, settings)
-    request = Request(
-        configured=chosen,
-        data_dir=data_dir,
-        storage_options=parse_storage_options(storage_option),
-        results_dir=results_dir,
-        run_id=run_id or default_run_id(chosen.workload, SystemClock()),
-        command=["storagebench", *sys.argv[1:]],
-        command_start_ns=obj["start_ns"],
-        debug=obj["debug"],
-        ceiling=ceiling,
-    )
-    with handling_signals():
+    with handling_signals(), closing(join(launched(os.environ))) as crew:
+        request = Request(
+            configured=chosen,
+            data_dir=data_dir,
+            storage_options=parse_storage_options(storage_option),
+            results_dir=results_dir,
+            run_id=from_first(crew, lambda: run_id or default_run_id(chosen.workload, SystemClock())),
+            command=["storagebench", *sys.argv[1:]],
+            command_start_ns=obj["start_ns"],
+            debug=obj["debug"],
+            ceiling=ceiling,
+        )
         if repeat > 1:
-            return _repeat(request, repeat, as_json)
-        summary = _run_one(request)
+            return _repeat(request, crew, repeat, as_json)
+        summary = _run_one(request, crew)
+    return EXIT_OK if summary is None else _shown(summary, as_json)
+
+
+def _shown(summary: Mapping[str, Any], as_json: bool) -> int:
+    import json
+
+    from storagebench.report.text import one_run
+
     click.echo(json.dumps(summary, indent=1) + "\n" if as_json else one_run(summary), nl=False)
     _say_errors(summary)
     return int(summary["exit_code"])
 
 
-def _run_one(request: Request) -> Mapping[str, Any]:
-    """One run, from the check of the request to the summary, with its progress on stderr."""
+def _run_one(request: Request, crew: Crew) -> Mapping[str, Any] | None:
+    """One run, from the check of the request to the summary (of member 0; the others have none), with its progress on stderr."""
     from storagebench.commands.progress import following, say
     from storagebench.records import read_run
-    from storagebench.session import execute, prepare
+    from storagebench.session import prepare, take_part
 
-    run_dir = prepare(request)
+    run_dir = prepare(request, crew)
+    if crew.member:
+        return take_part(run_dir, crew, request.debug)
     plan = read_run(run_dir)["plan"]
-    say(f"run {request.run_id}: {plan['planned_steps']} steps on {plan['world_size']} accelerators into {run_dir}")
+    hosts = len(set(crew.hosts))
+    where = f" on {hosts} hosts" if hosts > 1 else ""
+    say(f"run {request.run_id}: {plan['planned_steps']} steps on {plan['world_size']} accelerators{where} into {run_dir}")
     with following(run_dir, plan["planned_steps"], round(plan["compute_time_s"] * 1e9), plan["world_size"]):
-        return execute(run_dir, request.debug)
+        return take_part(run_dir, crew, request.debug)
 
 
 def _say_errors(summary: Mapping[str, Any]) -> None:
@@ -88,36 +104,46 @@ def _say_errors(summary: Mapping[str, Any]) -> None:
             click.echo(f"error: {finding['message']}\nhint: {finding['hint']}", err=True)
 
 
-def _repeat(request: Request, num_runs: int, as_json: bool) -> int:
-    """The request several times. A run that fails is kept and said, and the others follow; a bad request or an interrupt ends it all."""
+def _repeat(request: Request, crew: Crew, num_runs: int, as_json: bool) -> int:
+    """The request several times. A run that fails is kept and said, and the others follow, unless a launcher started us; a bad request or an interrupt ends
+    it all."""
     import json
     from dataclasses import replace
 
     from storagebench.checks.judge import judge
     from storagebench.clock import SystemClock
+    from storagebench.cluster.crew import from_first
     from storagebench.errors import InterruptedRunError, StorageBenchError, UsageError
     from storagebench.experiments.repeat import repeat, run_ids
     from storagebench.report.repeats import repeats_text
 
     ids = run_ids(request.run_id, num_runs)
-    for run_id in ids:
-        if (request.results_dir / run_id).exists():
-            raise UsageError(f"run {run_id!r} exists in {request.results_dir}", "choose another --run-id; runs are never overwritten")
+
+    def refuse_existing() -> None:
+        for run_id in ids:
+            if (request.results_dir / run_id).exists():
+                raise UsageError(f"run {run_id!r} exists in {request.results_dir}", "choose another --run-id; runs are never overwritten")
 
     def run_one(run_id: str) -> Mapping[str, Any]:
         start_ns = request.command_start_ns if run_id == ids[0] else SystemClock().now_ns()
         try:
-            summary = _run_one(replace(request, run_id=run_id, command_start_ns=start_ns))
+            summary = _run_one(replace(request, run_id=run_id, command_start_ns=start_ns), crew)
         except (UsageError, InterruptedRunError):
             raise
         except StorageBenchError as error:
-            if not (request.results_dir / run_id).exists():
-                raise  # refused before anything was run: it would be again
+            if crew.num_members > 1 or not (request.results_dir / run_id).exists():
+                raise  # refused before anything was run, so it would be again; or members are gone
             click.echo(f"error: run {run_id}: {error.message}\nhint: {error.hint}", err=True)
             return judge(request.results_dir / run_id)
+        assert summary is not None
         _say_errors(summary)
         return summary
 
+    from_first(crew, refuse_existing)
+    if crew.member:
+        for run_id in ids:
+            _run_one(replace(request, run_id=run_id), crew)
+        return EXIT_OK
     repeats = repeat(ids, run_one)
     click.echo(json.dumps(repeats.as_dict(), indent=1) + "\n" if as_json else repeats_text(repeats), nl=False)
     return repeats.exit_code

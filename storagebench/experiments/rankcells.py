@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ from storagebench.manifest import Dataset, load_dataset
 from storagebench.protocols import Batch, LoaderRun, StoreSpec
 from storagebench.records import SCHEMA_VERSION, TraceWriter, rank_trace_path, write_json
 from storagebench.storage import open_store
-from storagebench.world import World, open_world, place_from_environment
+from storagebench.world import Seats, World, open_world
 
 _PLAN_FILE = "cells.json"
 _NULL_DURATION_S = 0.5
@@ -40,13 +40,13 @@ def write_cells(folder: Path, root: str, cells: Sequence[Cell]) -> None:
     write_json(folder / _PLAN_FILE, {"root": root, "cells": rows})
 
 
-def process_entry(folder_text: str) -> int:
+def process_entry(folder_text: str, index: int) -> int:
     """The ranks of one process over all cells of a launch; the exit code."""
     folder = Path(folder_text)
     plan = json.loads((folder / _PLAN_FILE).read_bytes())
     cells = [(Cell(**row["cell"]), StoreSpec(**row["store"])) for row in plan["cells"]]
     first = cells[0][0]
-    place = place_from_environment(os.environ if first.num_processes > 1 else {})
+    place, places = Seats(((socket.gethostname(), first.world_size),), first.per_process).process(0, index)
     try:
         store = open_store(plan["root"])
         dataset = load_dataset(store)
@@ -56,7 +56,7 @@ def process_entry(folder_text: str) -> int:
             _run_cells(cells, dataset, world, SystemClock(), folder)
             world.close()
             return EXIT_OK
-        group = ConsumerGroup(open_world(place), place.shared_by(first.per_process, first.world_size))
+        group = ConsumerGroup(open_world(place), places)
 
         def consume(world: ConsumerWorld) -> int:
             return _told(world, lambda: _run_cells(cells, dataset, world, ConsumerClock(group, world.place), folder))

@@ -21,6 +21,7 @@ from storagebench.experiments.cells import Cell, Check, dataset_spec, full_check
 from storagebench.experiments.rankcells import process_entry, write_cells
 from storagebench.launch import rank_failure, run_ranks
 from storagebench.manifest import Dataset
+from storagebench.members import alone
 from storagebench.metrics import Summary, summarise
 from storagebench.plan import make_plan
 from storagebench.ranks import Ranks
@@ -83,7 +84,8 @@ def run_checks(checks: Sequence[Check], tolerance: float = TOLERANCE, debug: boo
             write_cells(folder, str(root / "data"), mine)
             outcome = run_ranks(process_entry, str(folder), mine[0].num_processes, False, debug)
             if outcome.exit_code:
-                raise rank_failure(outcome, size, share)
+                failed = range((outcome.failed_process or 0) * share, size)[:share]
+                raise rank_failure(failed, size, "", outcome.reason)
         return [judge(check, [measure(cell, _folder(root, cell)) for cell in check.cells], dataset, tolerance) for check in checks]
 
 
@@ -103,7 +105,8 @@ def measure(cell: Cell, folder: Path) -> Summary:
         "plan": as_plain(make_plan(workload, cell.world_size)),
         "store": {"kind": "shaped"},
         "dataset": {"format": "webdataset", "digest": ""},
-        "host": {},
+        "hosts": [{}],
+        "members": alone("", 0, cell.world_size, cell.world_size),
     }
     return summarise(run, Ranks(run, TraceFiles(rank_traces(folder / cell.name))), [])
 

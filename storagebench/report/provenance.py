@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from storagebench.members import hosts_of
 from storagebench.report import wording as w
 from storagebench.report.detail import Section
 
@@ -30,9 +31,17 @@ def provenance(run: Mapping[str, Any]) -> list[Section]:
         Section("Store", (), (*_flat(run["store"]), ("ranges", w.printable(run["ranges"])))),
         Section("Listing", (), tuple(_flat(run["listing"] or {"listed": "taken from the manifest, not timed"}))),
         Section("Plan", (), tuple(_flat(run["plan"]))),
-        Section("Host", (), tuple(_flat(run["host"]))),
-        Section("Versions", (), tuple(_flat(run["versions"]))),
+        *_hosts(run),
     ]
+
+
+def _hosts(run: Mapping[str, Any]) -> Iterator[Section]:
+    """The facts and versions of each host, under its name where there are several."""
+    hosts = hosts_of(run)
+    for host in hosts:
+        name = f" {w.printable(host['host'])}" if len(hosts) > 1 else ""
+        yield Section(f"Host{name}", (), tuple(_flat({key: value for key, value in host.items() if key != "versions"})))
+        yield Section(f"Versions{f' on{name}' if name else ''}", (), tuple(_flat(host["versions"])))
 
 
 def without_secrets(text: str) -> str:

@@ -16,6 +16,7 @@ from storagebench.checks.mlperf_au import edition_figures, epoch_figures
 from storagebench.checks.mlperf_rules import Ground
 from storagebench.checks.mlperf_runs import span_of
 from storagebench.checks.mlperf_size import least_size
+from storagebench.members import first_host
 from storagebench.ranks import Rank
 
 NOT_THE_ENGINE = "made by storagebench out of its own trace; not a file of the engine of the round"
@@ -52,7 +53,7 @@ def summary_json(case: Case, ground: Ground) -> dict[str, Any]:
         "end": _wall(span.end_ns),
         "num_accelerators": case.summary["world_size"],
         "num_hosts": case.summary["num_hosts"],
-        "host_memory_bytes": case.run["host"]["memory_bytes"],
+        "host_memory_bytes": first_host(case.run)["memory_bytes"],
         "epochs": len(epochs),
         "metric": metric,
         "valid": case.summary.get("valid"),
@@ -94,7 +95,7 @@ def datasize_json(case: Case, ground: Ground) -> dict[str, Any]:
     closed = ground.edition.workloads[config["name"]]
     values = closed.accelerators[config["run"]["accelerator"]]
     per_file = None if ground.division == "closed" else max(1, round(dataset["num_samples"] / dataset["num_shards"]))
-    memory_bytes = case.summary["num_hosts"] * case.run["host"]["memory_bytes"]
+    memory_bytes = case.summary["num_hosts"] * first_host(case.run)["memory_bytes"]
     return {
         "made_by": NOT_THE_ENGINE,
         "model": config["name"],
@@ -135,20 +136,20 @@ def system_text(system: str, org: str, ground: Ground, cases: Sequence[Case], su
 
 
 def _one_of_each_host(cases: Sequence[Case]) -> list[Case]:
-    return list({case.run["host"].get("host"): case for case in cases}.values())
+    return list({first_host(case.run).get("host"): case for case in cases}.values())
 
 
 def _client(run: Mapping[str, Any]) -> dict[str, Any]:
-    host, store = run["host"], run["store"]
+    host, store = first_host(run), run["store"]
     return {
         "hostname": host.get("host"),
         "cpu": host.get("cpu", TODO),
         "cores": host.get("cores"),
         "memory_bytes": host["memory_bytes"],
-        "kernel": run["versions"].get("kernel", TODO),
+        "kernel": host["versions"].get("kernel", TODO),
         "operating_system": TODO,
         "network": TODO,
         "storage_kind": store["kind"],
         "data_filesystem": dict(host.get("data_filesystem") or {}) or TODO,
-        "software": {name: version for name, version in run["versions"].items() if name != "kernel"},
+        "software": {name: version for name, version in host["versions"].items() if name != "kernel"},
     }

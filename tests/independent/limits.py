@@ -54,7 +54,7 @@ def _cpu(run: Row, ends: list[Row], work: list[Row], alone: bool) -> Row:
     used_s = sum(row["rank_cpu_s"] for row in ends) + sum(row["worker_cpu_s"] for row in ends)
     known = [row for row in ends if row.get("host_busy_s") is not None and row.get("host_command_s") is not None]
     wall_s, busy_s, own_s = (sum(row[f"host_{name}_s"] for row in known) for name in ("span", "busy", "command"))
-    cores, samples = float(run["host"]["usable_cores"]), sum(row["samples"] for row in ends)
+    cores, samples = float(run["hosts"][0]["usable_cores"]), sum(row["samples"] for row in ends)
     values = (
         samples / (used_s / cores) if used_s and samples else None,
         cores,

@@ -65,14 +65,14 @@ def _ceiling(run: Row, probed: list[Row], num_hosts: int, rate: float | None, to
 
 def _asked(run: Row, figures: list[RankFigures], hosts: list[list[Row]]) -> Row:
     config, plan = run["config"], run["plan"]
-    finals = [row for rows in hosts for row in kind(rows, "end")]
+    finals = [row for rows in hosts if any(row.get("member") == 0 for row in kind(rows, "header")) for row in kind(rows, "end")]
     opened = [row["effective"] for each in figures for row in kind(each.rows, "opened")]
     effective = opened[0] if opened else {}
     broke = any(not row["lost_peer"] for each in figures for row in kind(each.rows, "error"))
     whole = all(kind(each.rows, "footer") and not kind(each.rows, "cut") for each in figures) and len(figures) == plan["world_size"]
     ended = bool(finals) and not finals[0].get("failure")
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "run_id": run["run_id"],
         "status": "failed" if broke else "complete" if whole and ended else "incomplete",
         "failure": finals[0].get("failure") if finals else None,

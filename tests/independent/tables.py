@@ -65,7 +65,8 @@ def rank_row(each: RankFigures) -> Row:
 def host_row(name: str, figures: list[RankFigures], hosts: list[list[Row]]) -> Row:
     mine = [each for each in figures if str(each.header.get("host")) == name]
     ends = [row for each in mine for row in kind(each.rows, "epoch_end")]
-    samples = [row for rows in hosts if any(str(row.get("host")) == name for row in kind(rows, "header")) for row in kind(rows, "host")]
+    files = {row["member"]: rows for rows in hosts for row in kind(rows, "header") if str(row["host"]) == name}
+    samples = kind(files[min(files)], "host") if files else []  # members of one host count the same
 
     def grown(*counters: str) -> float | None:
         if len(samples) < 2 or any(samples[0][counter] is None for counter in counters):

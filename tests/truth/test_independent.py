@@ -155,9 +155,20 @@ class RandomRun:
         self.store, self.workers = rng.choice(["posix", "posix", "s3"]), rng.choice([None, 0, 4])
         self.server, self.cut = rng.random() < 0.3, rng.random() < 0.1
         self.hosts = [f"host-{rng.randint(0, 1)}" for _ in range(self.world)]
+        self.members = self.make_members()
         self.stop = rng.randint(1, sum(self.steps)) if rng.random() < 0.25 else None
         self.begin = rng.randint(10**9, 10**15)
         self.writers = seed % 4
+
+    def make_members(self) -> list[dict[str, Any]]:
+        """Neighbouring ranks of one host are of one member, or of two."""
+        rows: list[dict[str, Any]] = []
+        for rank, host in enumerate(self.hosts):
+            if rows and rows[-1]["host"] == host and rank % 2:
+                rows[-1]["ranks"] += 1
+            else:
+                rows.append({"member": len(rows), "host": host, "pid": 100 + rank, "first_rank": rank, "ranks": 1})
+        return rows
 
     def write(self, run_dir: Path) -> Path:
         (run_dir / "trace").mkdir(parents=True)
@@ -166,8 +177,8 @@ class RandomRun:
         for rank, rows in enumerate(traces):
             if rank == 0 or self.rng.random() > 0.05:
                 self.write_rows(rank_trace_path(run_dir, rank), rows, self.cut and rank == 0)
-        for host in sorted(set(self.hosts)):
-            self.write_rows(run_dir / "trace" / f"host-{host}.jsonl", self.host_rows(host), False)
+        for member in self.members:
+            self.write_rows(run_dir / "trace" / f"host-{member['member']:05d}.jsonl", self.host_rows(member["host"], member["member"]), False)
         stamps = [row["sync_end_ns"] for rows in traces for row in rows if "sync_end_ns" in row]
         for writer in range(self.writers):
             self.write_rows(run_dir / "trace" / f"writer-{writer:05d}.jsonl", self.writer_rows(writer, stamps), False)
@@ -187,12 +198,14 @@ class RandomRun:
                     "max_steps": self.stop, "accelerator": rng.choice(["h100", "cuda", "cuda:1"]), "sync": "step" if self.sync else "none", "duration_s": None,
                     **({"writers": self.writers} if self.writers else {})}  # fmt: skip
         return {
-            "schema_version": 2, "run_id": run_id, "accelerator": "x", "command_start_ns": self.begin - rng.randint(0, 10**10),
+            "schema_version": 3, "run_id": run_id, "accelerator": "x", "command_start_ns": self.begin - rng.randint(0, 10**10),
             "config": {"name": "w", "loader": {"name": rng.choice(["direct", "null"]), "num_workers": 2, "prefetch_batches": self.prefetch},
                        "train": {"batch_size": 4, "epochs": self.epochs, "au_threshold": 0.9}, "run": settings},
             "plan": {"compute_time_s": self.compute / 1e9, "world_size": self.world, "prefetch_batches": self.prefetch},
             "dataset": {"format": "npz", "digest": "d", "record_bytes": 1000, "stored_bytes": 1100, "num_samples": 7, "origin": None},
-            "store": {"kind": self.store, "root": "/data"}, "host": {"memory_bytes": 1, "usable_cores": rng.choice([1, 2, 64])}, "listing": rng.choice([None, {"listed": 3}]),
+            "store": {"kind": self.store, "root": "/data"}, "members": self.members,
+            "hosts": [{"host": host, "memory_bytes": 1, "usable_cores": rng.choice([1, 2, 64])} for host in dict.fromkeys(self.hosts)],
+            "listing": rng.choice([None, {"listed": 3}]),
         }  # fmt: skip
 
     @staticmethod
@@ -316,8 +329,8 @@ class RandomRun:
         busy = self.rng.random()
         return {"host_span_s": self.rng.random(), "host_busy_s": busy, "host_command_s": self.rng.choice([None, busy * 0.7, busy * 1.1])}
 
-    def host_rows(self, host: str) -> list[dict[str, Any]]:
-        rng, rows = self.rng, [{"kind": "header", "host": host}]
+    def host_rows(self, host: str, member: int) -> list[dict[str, Any]]:
+        rng, rows = self.rng, [{"kind": "header", "host": host, "member": member}]
         totals = {"cpu_user_s": 0.0, "cpu_system_s": 0.0, "cpu_steal_s": 0.0}
         device = rng.choice([None, 0])
         for index in range(rng.randint(0, 4)):

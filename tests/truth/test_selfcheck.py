@@ -34,7 +34,7 @@ from storagebench.storage import open_store
 from storagebench.storage.shaped import jitter_ns
 from storagebench.traces import read_trace
 from storagebench.workload import Workload
-from storagebench.world import Place, SingleWorld, World
+from storagebench.world import Seats, SingleWorld, World
 
 _spec = importlib.util.spec_from_file_location("fake_worlds", Path(__file__).parents[1] / "unit" / "test_known_answers_fake_clock.py")
 assert _spec is not None and _spec.loader is not None
@@ -125,7 +125,7 @@ def on_fake_clocks(check: Check, dataset: Dataset, folder: Path, overshoot_ns: i
         fakes, wire = FakeWorlds(cell.world_size), SimulatedWire(cell.world_size, first)
         worlds: list[World] = [fakes.rank(rank) for rank in range(cell.world_size)]
         if cell.per_process > 1:  # the ranks of a process meet as they do in a run
-            worlds = list(ConsumerGroup(SingleWorld(), Place().shared_by(cell.per_process, cell.world_size)).worlds)
+            worlds = list(ConsumerGroup(SingleWorld(), Seats((("h", cell.world_size),), cell.per_process).process(0, 0)[1]).worlds)
 
         def rank_main(world: World, cell: Cell = cell, wire: SimulatedWire = wire) -> None:
             clock = FakeClock(start_ns=7_000, overshoot_ns=overshoot_ns)

@@ -13,6 +13,7 @@ import pytest
 from msgspec import structs
 
 from storagebench.checks.judge import judge_records
+from storagebench.members import alone
 from storagebench.ranks import Ranks
 from storagebench.records import STEP_COLUMNS, StepRecord, step_line
 from storagebench.report.load import LoadedRun
@@ -77,7 +78,7 @@ def _run_dict(s: Scenario) -> dict[str, Any]:
     }
     record_bytes = num_samples * RECORD_BYTES
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "run_id": s.run_id,
         "command": ["storagebench", "run", "quick", "--data-dir", s.root],
         "command_start_ns": START_NS - 2500 * MS,
@@ -100,14 +101,18 @@ def _run_dict(s: Scenario) -> dict[str, Any]:
         },
         "listing": {"listed": 64, "listing_s": 0.0123, "opened": 64, "open_s": 0.045},
         "plan": {"world_size": s.world_size, "compute_time_s": s.compute_ms / 1e3, "prefetch_batches": 2, "planned_steps": s.steps * s.epochs},
-        "host": {
-            "host": s.host,
-            "memory_bytes": 64 * 2**30,
-            "cores": 2,
-            "usable_cores": 2,
-            "data_filesystem": {"mount": "/data", "type": "ext4", "device": "/dev/vdb"},
-        },
-        "versions": {"python": "3.11.9", "storagebench": "0.1.0"},
+        "launcher": "",
+        "members": alone(s.host, 4000, s.world_size, s.world_size),
+        "hosts": [
+            {
+                "host": s.host,
+                "memory_bytes": 64 * 2**30,
+                "cores": 2,
+                "usable_cores": 2,
+                "data_filesystem": {"mount": "/data", "type": "ext4", "device": "/dev/vdb"},
+                "versions": {"python": "3.11.9", "storagebench": "0.1.0"},
+            }
+        ],
     }
 
 
@@ -205,7 +210,7 @@ def _host_trace(s: Scenario) -> Trace:
     base = {"device_read_bytes": 0, "cpu_user_s": 0.0, "cpu_system_s": 0.0, "cpu_steal_s": 0.0, "rss_bytes": 700 * 10**6}
     samples = [{"kind": "host", "monotonic_ns": START_NS + index * 10**9, **base} for index in range(3)]
     end = [{"kind": "end", "exit_code": 0, "failed_rank": None, "failure": None}] if s.complete else []
-    return Trace({"kind": "header", "host": s.host}, Steps.of(()), (*samples, *end), False)
+    return Trace({"kind": "header", "host": s.host, "member": 0}, Steps.of(()), (*samples, *end), False)
 
 
 def write_run(results: Path, loaded: LoadedRun) -> Path:

@@ -15,12 +15,17 @@ from storagebench.configfile import load_workload
 from storagebench.consumers import ConsumerClock, ConsumerGroup, ConsumerWorld, Pacer, PeerFailedError, run_consumers
 from storagebench.errors import UsageError
 from storagebench.loaders.direct import DirectRun
-from storagebench.plan import make_plan, num_processes
+from storagebench.plan import make_plan, refuse_unshared
 from storagebench.protocols import LoadJob
 from storagebench.storage import open_store
-from storagebench.world import Place, SingleWorld
+from storagebench.world import Agreed, Place, Seats, SingleWorld
 
 _MOST_S = 20
+
+
+def places(count: int) -> list[Place]:
+    """Of ranks that share the one process of a run."""
+    return Seats((("h", count),), count).process(0, 0)[1]
 
 
 class OuterWorld:
@@ -34,9 +39,9 @@ class OuterWorld:
     def barrier(self) -> None:
         self.calls.append("barrier")
 
-    def max_ns(self, value: int) -> int:
-        self.calls.append("max_ns")
-        return max(value, 50)
+    def agree(self, due_ns: int) -> Agreed:
+        self.calls.append("agree")
+        return Agreed(max(due_ns, 50), 7)
 
     def gather(self, value: Any) -> list[Any]:
         return [["first"], value, ["last"]]
@@ -64,51 +69,57 @@ def together(group: ConsumerGroup, work: Any) -> list[Any]:
     ("world_size", "per_process", "ranks"), [(6, 4, [[0, 1, 2, 3], [4, 5]]), (4, 4, [[0, 1, 2, 3]]), (3, 1, [[0], [1], [2]]), (2, 8, [[0, 1]])]
 )
 def test_places_of_each_process(world_size: int, per_process: int, ranks: list[list[int]]) -> None:
-    processes = -(-world_size // per_process)
-    places = [Place(index, processes, index, processes, "h").shared_by(per_process, world_size) for index in range(processes)]
-    assert [[place.rank for place in some] for some in places] == ranks
-    every = [place for some in places for place in some]
-    assert [place.rank_of_host for place in every] == list(range(world_size))
-    assert {(place.world_size, place.num_hosts, place.host) for place in every} == {(world_size, 1, "h")}
-    assert [place.rank_of_process for place in every] == [index for some in ranks for index in range(len(some))]
+    seats = Seats((("h", world_size),), per_process)
+    assert seats.num_processes == seats.processes_of(0) == len(ranks)
+    every = [seats.process(0, index) for index in range(seats.num_processes)]
+    assert [[place.rank for place in places] for _, places in every] == ranks
+    assert [(process.rank, process.world_size) for process, _ in every] == [(index, len(ranks)) for index in range(len(ranks))]
+    places = [place for _, some in every for place in some]
+    assert [place.rank_of_host for place in places] == list(range(world_size))
+    assert {(place.world_size, place.num_hosts, place.host) for place in places} == {(world_size, 1, "h")}
+    assert [place.rank_of_process for place in places] == [index for some in ranks for index in range(len(some))]
 
 
-def test_hosts_are_counted_where_the_last_has_fewer_ranks() -> None:
-    """Two hosts of two processes of four ranks, fourteen in all."""
-    places = [Place(index, 4, index % 2, 2, f"h{index // 2}").shared_by(4, 14) for index in range(4)]
-    assert [len(some) for some in places] == [4, 4, 4, 2]
-    assert {place.num_hosts for some in places for place in some} == {2}
-    assert [place.rank_of_host for some in places[2:] for place in some] == [0, 1, 2, 3, 4, 5]
+def test_places_over_uneven_hosts_and_several_commands_on_one() -> None:
+    """Commands with 5 and 2 ranks on one host, one with 1 on another, 3 more on the first: three hosts would be wrong, and so would be a rank that is given twice."""
+    seats = Seats((("a", 5), ("a", 2), ("b", 1), ("a", 3)), per_process=2)
+    every = [seats.process(member, index) for member in range(4) for index in range(seats.processes_of(member))]
+    assert [process.rank for process, _ in every] == list(range(7)) and seats.num_processes == 7
+    places = [place for _, some in every for place in some]
+    assert [place.rank for place in places] == list(range(11)) and {place.world_size for place in places} == {11}
+    assert [(place.host, place.rank_of_host) for place in places] == [*(("a", n) for n in range(7)), ("b", 0), *(("a", n) for n in range(7, 10))]
+    assert {(place.host, place.host_number, place.num_hosts) for place in places} == {("a", 0, 2), ("b", 1, 2)}
+    assert [process.rank_of_host for process, _ in every] == [0, 1, 2, 3, 0, 4, 5]
 
 
 def test_collectives_span_threads_and_processes() -> None:
     outer = OuterWorld()
-    group = ConsumerGroup(outer, outer.place.shared_by(4, 9))
+    group = ConsumerGroup(outer, Seats((("h", 9),), 4).process(0, 1)[1])
 
     def work(world: ConsumerWorld) -> Any:
-        largest = [world.max_ns(value + world.place.rank_of_process) for value in (10, 90)]
+        largest = [world.agree(value + world.place.rank_of_process) for value in (10, 90)]
         world.barrier()
         counts = world.count_ids(np.array([world.place.rank_of_process, 0]), 6)
         return largest, world.gather(world.place.rank), counts.tolist()
 
     answers = together(group, work)
-    assert answers == [([50, 93], ["first", 4, 5, 6, 7, "last"], [6, 2, 2, 2, 1, 1])] * 4
-    assert outer.calls == ["max_ns", "max_ns", "barrier"]  # one for all
+    assert answers == [([(50, 7), (93, 7)], ["first", 4, 5, 6, 7, "last"], [6, 2, 2, 2, 1, 1])] * 4
+    assert outer.calls == ["agree", "agree", "barrier"]  # one for all
 
 
 def test_ranks_meet_over_and_over_in_any_order() -> None:
-    group = ConsumerGroup(SingleWorld(), Place().shared_by(16, 16))
+    group = ConsumerGroup(SingleWorld(), places(16))
     sums = together(group, lambda world: [world.gather((world.place.rank, turn)) for turn in range(50)])
     assert all(answer == [[(rank, turn) for rank in range(16)] for turn in range(50)] for answer in sums)
 
 
 def test_the_pacer_lets_each_go_at_its_own_deadline() -> None:
     """Stamps are never before the deadline, and of ranks with one deadline they are the same; a deadline that is sooner is not overslept."""
-    group = ConsumerGroup(SingleWorld(), Place().shared_by(8, 8))
+    group = ConsumerGroup(SingleWorld(), places(8))
 
     def work(world: ConsumerWorld) -> list[tuple[int, int]]:
         clock = ConsumerClock(group, world.place)
-        begin_ns = world.max_ns(time.monotonic_ns()) + 100_000_000  # all have started, also on a busy machine
+        begin_ns = world.agree(time.monotonic_ns()).release_ns + 100_000_000  # all have started, also on a busy machine
         own = [begin_ns + (10 + 3 * ((world.place.rank * 5) % 8)) * 1_000_000, begin_ns + 60_000_000]
         return [(deadline_ns, clock.sleep_until_ns(deadline_ns)) for deadline_ns in own]
 
@@ -126,7 +137,7 @@ def test_a_deadline_that_has_passed_costs_no_sleep() -> None:
 
 @pytest.mark.parametrize("where", ["meet", "sleep", "poll"])
 def test_one_failure_ends_all_wherever_they_wait(where: str) -> None:
-    group = ConsumerGroup(SingleWorld(), Place().shared_by(6, 6))
+    group = ConsumerGroup(SingleWorld(), places(6))
     told: list[int] = []
 
     def consume(world: ConsumerWorld) -> int:
@@ -155,15 +166,15 @@ def test_one_failure_ends_all_wherever_they_wait(where: str) -> None:
 
 def test_a_failure_in_the_collective_between_processes_ends_all() -> None:
     class Broken(OuterWorld):
-        def max_ns(self, value: int) -> int:
+        def agree(self, due_ns: int) -> Agreed:
             raise RuntimeError("Connection closed by peer")
 
-    group = ConsumerGroup(Broken(), Place().shared_by(3, 3))
+    group = ConsumerGroup(Broken(), places(3))
     seen: list[str] = []
 
     def consume(world: ConsumerWorld) -> int:
         try:
-            world.max_ns(1)
+            world.agree(1)
         except (RuntimeError, PeerFailedError) as error:
             seen.append(type(error).__name__)
             return 5
@@ -175,7 +186,7 @@ def test_a_failure_in_the_collective_between_processes_ends_all() -> None:
 
 def test_one_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("storagebench.consumers._MOST_S_TO_END", 0.2)
-    group = ConsumerGroup(SingleWorld(), Place().shared_by(2, 2))
+    group = ConsumerGroup(SingleWorld(), places(2))
     hanging = threading.Event()
 
     def consume(world: ConsumerWorld) -> int:
@@ -232,5 +243,5 @@ def test_processes_and_memory_of_a_plan() -> None:
 def test_the_loaders_that_share_a_process_are_named_in_the_hint() -> None:
     workload = load_workload("quick", [("run.accelerators_per_process", 2, "t"), ("loader.name", "files", "t")]).workload
     with pytest.raises(UsageError) as raised:
-        num_processes(workload)
+        refuse_unshared(workload)
     assert "null or direct" in raised.value.hint

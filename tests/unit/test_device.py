@@ -287,7 +287,7 @@ def fake_nvml(**more: Any) -> Any:
 def test_nvml_is_sampled_into_the_host_trace_and_summed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = fake_nvml()
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    trace = host.HostTrace(tmp_path, FakeClock(), None, open_sampler("cuda:1", {"CUDA_VISIBLE_DEVICES": "0,2"}))
+    trace = host.HostTrace(tmp_path, 0, "h", FakeClock(), None, open_sampler("cuda:1", {"CUDA_VISIBLE_DEVICES": "0,2"}))
     with trace.sampling():
         pass
     trace.end({"exit_code": 0})

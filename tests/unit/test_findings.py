@@ -176,7 +176,7 @@ def edited_config(draft: Draft) -> None:
 
 def unknown_server(draft: Draft) -> None:
     draft.run["store"]["kind"] = "s3"
-    draft.run["host"]["memory_bytes"] = 1
+    draft.run["hosts"][0]["memory_bytes"] = 1
     draft.others("cache", server_cache="unknown")
 
 
@@ -255,7 +255,7 @@ TRIPS = (
     Trip("CACHE_SUSPECT", "a cold run served from the cache", half_cached),
     Trip("CACHE_SUSPECT", "a direct run served from a cache", called("direct", half_cached)),
     Trip("CACHE_SUSPECT", "a warm run read the device", called("warm")),
-    Trip("RAM_BACKED", "tmpfs", lambda d: d.run["host"]["data_filesystem"].update(type="tmpfs")),
+    Trip("RAM_BACKED", "tmpfs", lambda d: d.run["hosts"][0]["data_filesystem"].update(type="tmpfs")),
     Trip("BYTES", "more delivered than read", store_lost_bytes),
     Trip("BYTES", "an epoch is a byte short", epochs_one_byte_short),
     Trip("ERRORS", "a read failed and the run went on", lambda d: d.others("epoch_end", 1, errors=2)),
@@ -324,7 +324,7 @@ def bases(report_make: Any) -> dict[str, Draft]:
 def _complete(loaded: Any) -> Draft:
     """The made-up run with all that a real one records of itself and its host."""
     run = copy.deepcopy(dict(loaded.run))
-    header = {"run_id": run["run_id"], "version": run["versions"]["storagebench"], "dataset_digest": run["dataset"]["digest"]}
+    header = {"run_id": run["run_id"], "version": run["hosts"][0]["versions"]["storagebench"], "dataset_digest": run["dataset"]["digest"]}
     dataset = {"kind": "dataset", "digest": run["dataset"]["digest"]}
     ranks = [trace._replace(header={**trace.header, **header}, others=(dataset, *trace.others)) for trace in loaded.ranks.traces()]
     begin, end = ranks[0].header["monotonic_ns"], ranks[0].steps[-1].sync_end_ns

@@ -15,12 +15,13 @@ from storagebench.accelerator import EmulatedAccelerator
 from storagebench.checks.judge import judge_records
 from storagebench.clock import FakeClock
 from storagebench.engine import Engine, EngineJob
+from storagebench.members import alone
 from storagebench.protocols import Batch, LoaderCounters
 from storagebench.ranks import Ranks
 from storagebench.records import TraceWriter
 from storagebench.sampling import EpochPlan
 from storagebench.traces import TraceFiles
-from storagebench.world import Place
+from storagebench.world import Agreed, Place
 
 C_NS = 100_000_000
 C = 0.1
@@ -88,7 +89,7 @@ class FakeWorlds:
         self.values = [None] * self.size
 
     def rank(self, rank: int) -> FakeWorld:
-        return FakeWorld(self, Place(rank, self.size, rank, self.size, "host"))
+        return FakeWorld(self, Place(rank, self.size, rank, "host"))
 
 
 @dataclass
@@ -106,8 +107,9 @@ class FakeWorld:
     def barrier(self) -> None:
         self.gather(None)
 
-    def max_ns(self, value: int) -> int:
-        return max(self.gather(value))
+    def agree(self, due_ns: int) -> Agreed:
+        latest_ns = max(self.gather(due_ns))
+        return Agreed(latest_ns, latest_ns)
 
     def count_ids(self, ids: np.ndarray, num_samples: int) -> np.ndarray:
         return np.bincount(np.concatenate(self.gather(ids)), minlength=num_samples)
@@ -160,7 +162,7 @@ def run_json(world_size: int, epochs: int, prefetch: int, max_steps: int | None)
         "config": {"name": "w", "loader": {"name": "scripted", "num_workers": 1, "prefetch_batches": prefetch}, "train": {"batch_size": 4, "epochs": epochs, "au_threshold": 0.9}, "run": settings},
         "plan": {"compute_time_s": C, "world_size": world_size, "prefetch_batches": prefetch},
         "dataset": {"format": "npz", "digest": "d", "record_bytes": 0, "stored_bytes": 0, "origin": {}},
-        "store": {"kind": "memory"}, "host": {"memory_bytes": 1, "usable_cores": 2},
+        "store": {"kind": "memory"}, "hosts": [{"host": "host", "memory_bytes": 1, "usable_cores": 2}], "members": alone("host", 1, world_size, 1),
     }  # fmt: skip
 
 

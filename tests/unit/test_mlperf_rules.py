@@ -77,7 +77,7 @@ def good_runs(edition: str, traces: Traces, count: int | None = None) -> Runs:
         config["run"].update(seed=number, accelerator=traces.accelerator)
         config["loader"].update(num_workers=4, prefetch_batches=2)
         run["dataset"].update(num_samples=3500, num_shards=3500, record_bytes=3500 * 146_000_000, stored_bytes=3500 * 146_001_000)
-        run["host"]["results_filesystem"] = {"mount": "/", "type": "ext4", "device": "/dev/vda"}
+        run["hosts"][0]["results_filesystem"] = {"mount": "/", "type": "ext4", "device": "/dev/vda"}
         runs.append(run)
     return runs
 
@@ -170,7 +170,7 @@ class Failing:
 
 BOTH = ("v2.0", "v3.0")
 FAILING = (
-    Failing("no_errors", "on tmpfs", each(lambda run: run["host"]["data_filesystem"].update(type="tmpfs"))),
+    Failing("no_errors", "on tmpfs", each(lambda run: run["hosts"][0]["data_filesystem"].update(type="tmpfs"))),
     Failing("workload_values", "an accelerator of no edition", config("run", accelerator="v100")),
     Failing("workload_values", "another compute time", each(lambda run: run["plan"].update(compute_time_s=run["plan"]["compute_time_s"] - 1e-4))),
     Failing("workload_values", "another batch size", config("train", batch_size=8)),
@@ -202,7 +202,7 @@ FAILING = (
         on(lambda traces: traces.pair, slice(None)),
     ),
     Failing("dataset_size", "under 500 steps", dataset(num_samples=3499, num_shards=3499)),
-    Failing("dataset_size", "under 5 x memory", each(lambda run: run["host"].update(memory_bytes=3500 * 146_600_628 // 5 + 30_000_000))),
+    Failing("dataset_size", "under 5 x memory", each(lambda run: run["hosts"][0].update(memory_bytes=3500 * 146_600_628 // 5 + 30_000_000))),
     Failing("dataset_size", "two hosts, one of unknown memory", recast=summary(num_hosts=2)),
     Failing("dataset_size", "a file more than datasize gives", dataset(num_samples=3501, num_shards=3501), sets=("v3.0",)),
     Failing("cache_state", "filled before each epoch", config("run", cache="warm"), summary(cached_fraction_served=1.0)),
@@ -213,13 +213,13 @@ FAILING = (
     Failing(
         "results_apart",
         "on one mount",
-        each(lambda run: run["host"].update(results_filesystem=run["host"]["data_filesystem"])),
+        each(lambda run: run["hosts"][0].update(results_filesystem=run["hosts"][0]["data_filesystem"])),
         sets=("v3.0",),
     ),
     Failing(
-        "results_apart", "one device mounted twice", each(lambda run: run["host"]["results_filesystem"].update(device="/dev/vdb")), sets=("v3.0",)
+        "results_apart", "one device mounted twice", each(lambda run: run["hosts"][0]["results_filesystem"].update(device="/dev/vdb")), sets=("v3.0",)
     ),
-    Failing("results_apart", "not recorded", each(lambda run: run["host"].pop("results_filesystem")), sets=("v3.0",)),
+    Failing("results_apart", "not recorded", each(lambda run: run["hosts"][0].pop("results_filesystem")), sets=("v3.0",)),
     Failing("number_of_runs", "a run is left out", lambda runs: runs.pop(), sets=BOTH),
     Failing("spread", "a slow run", recast=on(lambda traces: traces.slower, slice(4, 5)), sets=("v2.0",)),
     Failing("seeds", "the same seed twice", lambda runs: runs[4]["config"]["run"].update(seed=1), sets=("v2.0",)),
@@ -328,7 +328,7 @@ def test_a_run_records_where_its_results_lie(tmp_path: Path, monkeypatch: pytest
 def test_objects_lie_on_no_file_system(traces: dict[str, Traces]) -> None:
     runs = good_runs("v3.0", traces["v3.0"])
     each(lambda run: run["store"].update(kind="s3"))(runs)
-    each(lambda run: run["host"].update(data_filesystem=None))(runs)
+    each(lambda run: run["hosts"][0].update(data_filesystem=None))(runs)
     assert "results_apart" not in failed(MLPERF_SETS["mlperf-storage-v3.0-closed"], cases(runs, traces["v3.0"].steady))
 
 

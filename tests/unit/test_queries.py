@@ -152,8 +152,8 @@ def _made(folder: Path, latencies_ms: list[float], target_qps: float = 10.0, fin
     config = workload.workload.model_dump()
     config["query"].update(query, target_qps=target_qps)
     run = {
-        "schema_version": 2, "kind": "query", "run_id": "made", "config": config, "store": {"kind": "posix", "root": "/data", "options": {}},
-        "dataset": {"format": "jpeg"}, "host": {"data_filesystem": {"type": "ext4"}},
+        "schema_version": 3, "kind": "query", "run_id": "made", "config": config, "store": {"kind": "posix", "root": "/data", "options": {}},
+        "dataset": {"format": "jpeg"}, "hosts": [{"data_filesystem": {"type": "ext4"}}],
         "query": {"percentile": 0.9, "min_query_count": 40, "num_workers": 1, "qsl_samples": 1024},
     }  # fmt: skip
     (run_dir / "run.json").write_text(json.dumps(run))
@@ -174,8 +174,9 @@ def _made(folder: Path, latencies_ms: list[float], target_qps: float = 10.0, fin
             }
         )
     query_trace_path(run_dir, 0).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    ends = [{"kind": "header"}, {"kind": "end", "exit_code": 0, "failure": None}] if finished else [{"kind": "header"}]
-    (run_dir / "trace" / "host-a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in ends))
+    header = {"kind": "header", "host": "a", "member": 0}
+    ends = [header, {"kind": "end", "exit_code": 0, "failure": None}] if finished else [header]
+    (run_dir / "trace" / "host-00000.jsonl").write_text("".join(json.dumps(line) + "\n" for line in ends))
     return run_dir
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from pathlib import Path
 
-from storagebench.usage import Watch, run_delay_s
+from storagebench.usage import Watch, read_host_usage, run_delay_s
 
 
 def spin(seconds: float) -> None:
@@ -67,3 +68,20 @@ def test_a_forked_process_counts_its_own() -> None:
     os.close(writer)
     assert before is not None
     assert 0 <= int(itself) / 1e9 - float(seen) < 0.05
+
+
+def test_commands_on_one_host_count_together_and_no_process_twice() -> None:
+    child = os.fork()
+    if child == 0:
+        spin(0.3)
+        signal.pause()
+    try:
+        time.sleep(0.5)
+        mine, its, both = (read_host_usage(pids).command_s for pids in ((os.getpid(),), (child,), (os.getpid(), child)))
+        assert mine is not None and its is not None and both is not None
+        assert its >= 0.25
+        assert abs(both - mine) < 0.1  # the child is below this process, and counted already
+        assert read_host_usage((os.getpid(), 2**22 + 1)).command_s is None
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)

@@ -1,0 +1,86 @@
+"""Who took part in a run: its members and their hosts, as `run.json` and the headers of the hosts' files have them. Pure look-ups.
+
+A *member* is one `storagebench` process that a launcher started; a run started by hand has one. Each has ranks of its own, contiguous; several may be
+on one host, whose counters its first member writes down for all. Labels of hosts are unique strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from storagebench.traces import Trace
+
+_Run = Mapping[str, Any]
+_Row = Mapping[str, Any]
+
+
+def hosts_of(run: _Run) -> Sequence[_Row]:
+    """What was found of each host (`host.described`), first that of rank 0."""
+    hosts: Sequence[_Row] = run["hosts"]
+    return hosts
+
+
+def first_host(run: _Run) -> _Row:
+    """The host of rank 0, where the run was planned."""
+    return hosts_of(run)[0]
+
+
+def members_of(run: _Run) -> Sequence[_Row]:
+    """The members in their order: `member`, `host`, `pid`, `first_rank`, `ranks`, `processes`."""
+    members: Sequence[_Row] = run["members"]
+    return members
+
+
+def alone(host: str, pid: int, ranks: int, processes: int) -> list[dict[str, Any]]:
+    """The members of a run that was started by hand: one, with all ranks."""
+    return [{"member": 0, "host": host, "pid": pid, "first_rank": 0, "ranks": ranks, "processes": processes}]
+
+
+def member_of_rank(run: _Run, rank: int) -> _Row:
+    """The member that has this rank. Raises KeyError where none has it."""
+    for member in members_of(run):
+        if 0 <= rank - member["first_rank"] < member["ranks"]:
+            return member
+    raise KeyError(f"no member has rank {rank}")
+
+
+def host_of_rank(run: _Run, rank: int) -> str:
+    """The label of the host that this rank runs on."""
+    return str(member_of_rank(run, rank)["host"])
+
+
+def number_of_host(run: _Run, host: str) -> int:
+    """Where this host stands in the run's list of hosts. Raises ValueError for one that is not there."""
+    return [row["host"] for row in hosts_of(run)].index(host)
+
+
+def pids_on(run: _Run, host: str) -> tuple[int, ...]:
+    """The processes on a host whose descendants are what the run started there."""
+    return tuple(int(member["pid"]) for member in members_of(run) if member["host"] == host)
+
+
+def is_first_of_host(run: _Run, member: int) -> bool:
+    """Whether this member writes down, for all on its host, what is counted once for a host."""
+    mine = members_of(run)[member]["host"]
+    return bool(next(one["member"] for one in members_of(run) if one["host"] == mine) == member)
+
+
+def file_of_member(hosts: Iterable[Trace], member: int) -> Trace | None:
+    """The host file that this member wrote; None where it is not there. A file without a header (of a process that died at once) is nobody's."""
+    return next((trace for trace in hosts if trace.header.get("member") == member), None)
+
+
+def first_files(hosts: Iterable[Trace]) -> dict[Any, Trace]:
+    """The file of each host's first member, by the host's label: what is counted once for a host stands there."""
+    found: dict[Any, Trace] = {}
+    for trace in sorted((each for each in hosts if "member" in each.header), key=lambda each: int(each.header["member"])):
+        found.setdefault(trace.header.get("host"), trace)
+    return found
+
+
+def end_of_run(hosts: Iterable[Trace]) -> _Row | None:
+    """How the run ended: the `end` record of member 0, whose word counts, whatever the order of the files. None where it wrote none."""
+    first = file_of_member(hosts, 0)
+    ends = [] if first is None else first.of_kind("end")
+    return ends[0] if ends else None
