@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from storagebench.checks.case import Case, Found
-from storagebench.ranks import Ranks
+from storagebench.members import first_files
+from storagebench.ranks import Rank
 from storagebench.units import format_seconds
 
 MIN_STEPS_PER_PREFETCHED_BATCH = 50
@@ -131,8 +132,8 @@ def au_uncertain(case: Case) -> Iterator[Found]:
 
 def vm_steal(case: Case) -> Iterator[Found]:
     """CPU time that the hypervisor gave to others, as a share of this host's while the ranks ran."""
-    begin_ns, end_ns = _span_ns(case.ranks)
-    for trace in case.hosts:
+    for trace in first_files(case.hosts).values():
+        begin_ns, end_ns = _span_ns([rank for rank in case.ranks if rank.host == trace.header.get("host")])
         samples = [record for record in trace.of_kind("host") if begin_ns <= record["monotonic_ns"] <= end_ns]
         if len(samples) < 2 or any(samples[0].get(name) is None for name in _CPU_SECONDS):
             continue
@@ -146,8 +147,8 @@ def vm_steal(case: Case) -> Iterator[Found]:
             )
 
 
-def _span_ns(ranks: Ranks) -> tuple[int, int]:
-    """From the first loader start to the last step's end."""
+def _span_ns(ranks: Sequence[Rank]) -> tuple[int, int]:
+    """From the first loader start to the last step's end of the ranks of one host."""
     begins = [record["start_ns"] for rank in ranks for record in rank.of_kind("epoch_start")]
     ends = [rank.last_ns for rank in ranks if rank.last_ns is not None]
     return min(begins, default=0), max(ends, default=0)

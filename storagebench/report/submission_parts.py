@@ -62,7 +62,7 @@ def summary_json(case: Case, ground: Ground) -> dict[str, Any]:
 
 def per_epoch_stats(case: Case, rank: Rank, engine: Literal["E2", "E3"]) -> dict[str, Any]:
     """A rank's epochs, from 1 as the engine counts them: start, end and duration of the loop, which is one block."""
-    to_wall_ns = case.run["created"]["wall_ns"] - case.run["created"]["monotonic_ns"]
+    to_wall_ns = rank.header["wall_ns"] - rank.header["monotonic_ns"]  # of its own host, whose clock its stamps are of
     ends = {record["epoch"]: record["end_ns"] for record in rank.of_kind("epoch_end")}
     rows = {}
     for each in rank.epochs:

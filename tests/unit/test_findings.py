@@ -236,7 +236,7 @@ def written_by(*endings: tuple[str, ...], rate: int = 0, removed: str | None = "
                 rows += [{"kind": "writing", "keys": [key], "begin_ns": at}]
                 rows += [{"kind": "shard", "key": key, "bytes": 1000, "samples": 1, "begin_ns": at, "end_ns": at + MS, "cpu_s": 0.1}]
             rows += [{"kind": kind, "message": "writer 0: the disk is full", "hint": "free space"} for kind in kinds]
-            draft.writers.append(Trace({"kind": "header"}, Steps.of(()), tuple(rows), False))
+            draft.writers.append(Trace({"kind": "header", "host": draft.run["hosts"][0]["host"]}, Steps.of(()), tuple(rows), False))
         if removed is not None:
             record = {"kind": "written", "keys": 20, "error": removed or None}
             draft.hosts[0] = draft.hosts[0]._replace(others=(*draft.hosts[0].others[:-1], record, draft.hosts[0].others[-1]))
