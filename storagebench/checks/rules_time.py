@@ -89,22 +89,43 @@ def rank_skew(case: Case) -> Iterator[Found]:
 
 def host_limited(case: Case) -> Iterator[Found]:
     """The host took time from the accelerators themselves (it woke them late, or had no core for the ranks' own threads), or was busy with something else."""
-    window_s, delay_s = case.summary["window_s"], case.summary["host_delay_s"]
-    waited, others = case.summary["limits"]["run_delay_share"], case.summary["limits"]["cores_of_others"] or 0.0
-    cores = case.summary["limits"]["cores"] or 1.0
+    window_s, waited = case.summary["window_s"], case.summary["limits"]["run_delay_share"]
+    delayed, delay_s = _most_delayed(case)
+    crowded_host, others, cores = _most_crowded(case)
     crowded = others >= OTHERS_AT_LEAST * cores
     hint = "use fewer accelerators on this host, or stop what else runs on it"
-    if window_s and delay_s is not None and delay_s > HOST_DELAY_AT_MOST * window_s:
+    if window_s and delay_s > HOST_DELAY_AT_MOST * window_s:
         yield Found(
-            f"this host woke the accelerators late by {format_seconds(delay_s)} in {format_seconds(window_s)} ({delay_s / window_s:.1%})", hint
+            f"{delayed} woke the accelerators late by {format_seconds(delay_s)} in {format_seconds(window_s)} ({delay_s / window_s:.1%})", hint
         )
     elif waited is not None and waited > (HOST_DELAY_AT_MOST if crowded else RUN_DELAY_ALONE):
         yield Found(
-            f"for {waited:.1%} of the time the emulated accelerators were ready to run and this host had no core; others used {others:.1f} of its cores",
+            f"for {waited:.1%} of the time the emulated accelerators were ready to run and {crowded_host} had no core; others used {others:.1f} of its cores",
             hint,
         )
     elif others >= OTHERS_MOST * cores:
-        yield Found(f"others used {others:.1f} of this host's {cores:.0f} cores, {OTHERS_MOST:.0%} or more, while it was measured", hint)
+        yield Found(f"others used {others:.1f} of {crowded_host}'s {cores:.0f} cores, {OTHERS_MOST:.0%} or more, while it was measured", hint)
+
+
+def _called(case: Case, host: Any) -> str:
+    return "this host" if case.summary["num_hosts"] == 1 else f"host {host}"
+
+
+def _most_delayed(case: Case) -> tuple[str, float]:
+    """The host that woke its ranks latest, and by how long in the mean of these."""
+    delays: dict[Any, list[float]] = {}
+    for row in case.summary["per_rank"]:
+        delays.setdefault(row["host"], []).append(row["host_delay_s"])
+    means = {host: sum(mine) / len(mine) for host, mine in delays.items()}
+    worst = max(means, key=lambda host: means[host], default=None)
+    return _called(case, worst), means.get(worst, 0.0)
+
+
+def _most_crowded(case: Case) -> tuple[str, float, float]:
+    """The host of whose cores others used most: its name, how many of them, and how many it has."""
+    rows = [(row["cores_of_others"] or 0.0, row["cores"] or 1.0, row["host"]) for row in case.summary["per_host"]]
+    others, cores, host = max(rows, key=lambda row: row[0] / row[1], default=(0.0, 1.0, None))
+    return _called(case, host), others, float(cores)
 
 
 def decode_limited(case: Case) -> Iterator[Found]:
@@ -156,7 +177,7 @@ def _span_ns(ranks: Sequence[Rank]) -> tuple[int, int]:
 
 def clock_step(case: Case) -> Iterator[Found]:
     """Slewing moves both clocks alike; only a step (or a suspend) moves them apart."""
-    for trace in case.hosts:
+    for trace in first_files(case.hosts).values():
         pairs: list[Mapping[str, Any]] = [trace.header, *trace.others]
         offsets = [record["wall_ns"] - record["monotonic_ns"] for record in pairs if "wall_ns" in record and "monotonic_ns" in record]
         apart_ns = max(offsets, default=0) - min(offsets, default=0)

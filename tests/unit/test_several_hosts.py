@@ -226,22 +226,25 @@ def test_what_is_caused_is_all_of_the_wait(world: World) -> None:
 
 
 def test_releases_on_clocks_of_their_own_keep_the_last_rank_last() -> None:
-    """Two hosts that never compare clocks: each releases its ranks when the message of the last one arrives. As long as a rank comes later than a message
-    takes, it is the one that waits least on its own clock, and it is found in every step."""
+    """As `GlooWorld` does it over hosts: the end of a collective is seen by each rank a little apart, on clocks that have nothing in common; the longest of
+    the durations from there until each is due counts from there everywhere. A rank that comes later than they see that end apart is found to be the last
+    in every step, and the wait of the others is right to within that."""
     rng = np.random.default_rng(7)
-    steps, message_ns, clock_ns = 500, 80_000, (0, -5 * DAY_NS)
+    steps, apart_ns, clocks = 2000, 300_000, np.array([0, 0, -5 * DAY_NS, 5 * DAY_NS])[:, None]
     due = rng.integers(0, 20 * MS, (4, steps))
-    host = np.array([0, 0, 1, 1])
-    last_due = due.max(axis=0)
-    release = np.where(host[:, None] == host[due.argmax(axis=0)], last_due, last_due + message_ns)
-    waits = (release + np.array(clock_ns)[host][:, None]) - (due + np.array(clock_ns)[host][:, None])
+    seen = rng.integers(0, apart_ns, (4, steps))
+    longest = (due - seen).max(axis=0)
+    own_due, own_release = due + clocks, seen + clocks + longest
+    waits = own_release - own_due
     found = LastOfSteps()
     for rank in range(4):
         found.take(rank, np.zeros(steps, np.int64), np.arange(steps), waits[rank])
-    expected = np.zeros(4, np.int64)
-    for step in range(steps):
-        expected[due[:, step].argmax()] += (waits[:, step] - waits[:, step].min()).sum()
-    assert found.caused(4).tolist() == expected.tolist() and (expected > 0).all()
+    ordered = np.sort(due, axis=0)
+    clear = ordered[-1] - ordered[-2] > apart_ns
+    assert clear.mean() > 0.9 and (waits.argmin(axis=0) == due.argmax(axis=0))[clear].all() and (waits.min(axis=0) == 0).all()
+    true = np.zeros(4)
+    np.add.at(true, due.argmax(axis=0), (due.max(axis=0) - due).sum(axis=0))
+    assert found.caused(4) == pytest.approx(true, rel=0.05)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
