@@ -219,3 +219,16 @@ def test_without_plotly_it_says_what_to_install(report_make: Make, monkeypatch: 
 def test_no_runs_are_refused() -> None:
     with pytest.raises(UsageError, match="no run to report"):
         as_html([])
+
+
+def test_each_host_has_its_facts_and_its_row(report_make: Make) -> None:
+    page = as_html([report_make(world_size=2, hosts=("a<b", "c"), steps=20)])
+    assert "Host a&lt;b" in page and "Versions on c" in page and "Hosts (sync" in page and "a<b" not in page.partition("<script")[0]
+
+
+def test_many_hosts_do_not_flood_the_provenance(report_make: Make) -> None:
+    run = report_make(world_size=2, steps=5).run
+    many = {**run, "hosts": [{**run["hosts"][0], "host": f"n{number}"} for number in range(50)]}
+    titles = [section.title for section in provenance(many)]
+    assert titles[-3:] == ["Host n7", "Versions on n7", "More hosts"] and "Host n8" not in titles
+    assert [section.title for section in provenance(run)][-2:] == ["Host", "Versions"]
