@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from storagebench.commands.options import RUN_OPTIONS, configured, data_dir_option, parse_storage_options, storage_options, workload_options
+from storagebench.commands.watching import log_to_mlflow, watch_options, watching
 
 if TYPE_CHECKING:
     from storagebench.session import Request
+    from storagebench.watch import Watch
 
 
 @click.command("run")
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--run-id", metavar="NAME", help="Name of the run folder; made of workload, loader and time otherwise.")
 @click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, metavar="N", help="Runs, one after another: NAME-1 to NAME-N.")
 @click.option("--ceiling", is_flag=True, help="Probe the raw ceiling of the storage before and after, on the same shards in the same cache state.")
+@watch_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_obj
 def command(
@@ -42,6 +45,7 @@ def command(
 ) -> int:
     """Measure one loader on a dataset: accelerator utilisation (AU), throughput, stalls. WORKLOAD is a shipped one or a YAML file."""
     import json
+    from functools import partial
 
     from storagebench.clock import SystemClock
     from storagebench.launch import handling_signals
@@ -60,26 +64,36 @@ def command(
         debug=obj["debug"],
         ceiling=ceiling,
     )
-    with handling_signals():
+    with handling_signals(), watching(values) as watch:
+        run_one = partial(_run_one, watch=watch, log=partial(log_to_mlflow, values))
         if repeat > 1:
-            return _repeat(request, repeat, as_json)
-        summary = _run_one(request)
-    click.echo(json.dumps(summary, indent=1) + "\n" if as_json else one_run(summary), nl=False)
-    _say_errors(summary)
+            return _repeat(request, repeat, as_json, run_one)
+        summary = run_one(request)
+        click.echo(json.dumps(summary, indent=1) + "\n" if as_json else one_run(summary), nl=False)
+        _say_errors(summary)
     return int(summary["exit_code"])
 
 
-def _run_one(request: Request) -> Mapping[str, Any]:
-    """One run, from the check of the request to the summary, with its progress on stderr."""
+def _run_one(request: Request, watch: Watch | None, log: Callable[[Path], None]) -> Mapping[str, Any]:
+    """One run, from the check of the request to the summary, with its progress on stderr. `log` gets the folder of a run that ended by itself."""
     from storagebench.commands.progress import following, say
+    from storagebench.errors import InterruptedRunError, StorageBenchError
     from storagebench.records import read_run
     from storagebench.session import execute, prepare
 
     run_dir = prepare(request)
     plan = read_run(run_dir)["plan"]
     say(f"run {request.run_id}: {plan['planned_steps']} steps on {plan['world_size']} accelerators into {run_dir}")
-    with following(run_dir, plan["planned_steps"], round(plan["compute_time_s"] * 1e9), plan["world_size"]):
-        return execute(run_dir, request.debug)
+    try:
+        with following(run_dir, plan, watch):
+            summary = execute(run_dir, request.debug)
+    except InterruptedRunError:
+        raise
+    except StorageBenchError:
+        log(run_dir)
+        raise
+    log(run_dir)
+    return summary
 
 
 def _say_errors(summary: Mapping[str, Any]) -> None:
@@ -88,7 +102,7 @@ def _say_errors(summary: Mapping[str, Any]) -> None:
             click.echo(f"error: {finding['message']}\nhint: {finding['hint']}", err=True)
 
 
-def _repeat(request: Request, num_runs: int, as_json: bool) -> int:
+def _repeat(request: Request, num_runs: int, as_json: bool, make: Callable[[Request], Mapping[str, Any]]) -> int:
     """The request several times. A run that fails is kept and said, and the others follow; a bad request or an interrupt ends it all."""
     import json
     from dataclasses import replace
@@ -107,7 +121,7 @@ def _repeat(request: Request, num_runs: int, as_json: bool) -> int:
     def run_one(run_id: str) -> Mapping[str, Any]:
         start_ns = request.command_start_ns if run_id == ids[0] else SystemClock().now_ns()
         try:
-            summary = _run_one(replace(request, run_id=run_id, command_start_ns=start_ns))
+            summary = make(replace(request, run_id=run_id, command_start_ns=start_ns))
         except (UsageError, InterruptedRunError):
             raise
         except StorageBenchError as error:

@@ -1,0 +1,99 @@
+"""The options of `run` that let others watch it: OpenMetrics over HTTP, a file for node exporter, MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from storagebench.errors import StorageBenchError, UsageError
+
+if TYPE_CHECKING:
+    from storagebench.watch import Watch
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def mlflow_options(function: _Function) -> _Function:
+    """--mlflow and what belongs to it; the values arrive as `mlflow`, `mlflow_experiment` and `mlflow_traces`."""
+    for option in (
+        click.option("--mlflow-traces", is_flag=True, help="With --mlflow: log the traces too, which may be large."),
+        click.option("--mlflow-experiment", metavar="NAME", help="With --mlflow: the experiment.  [default: storagebench]"),
+        click.option("--mlflow", metavar="URI", help="Log saved runs to this tracking server, such as sqlite:////path/mlflow.db; env: MLFLOW_TRACKING_URI's."),
+    ):
+        function = option(function)
+    return function
+
+
+def watch_options(function: _Function) -> _Function:
+    """The options of `run`. Their values go to `watching` and `log_to_mlflow`."""
+    function = mlflow_options(function)
+    for option in (
+        click.option("--metrics-linger", metavar="TIME", help="Serve the final state after the end until it was scraped once, for at most so long.  [default: 0]"),
+        click.option("--metrics-textfile", type=click.Path(path_type=Path), metavar="FILE", help="Write FILE.prom for node exporter every 5 s and at the end."),
+        click.option("--metrics-address", metavar="ADDRESS", help="Where --metrics-port listens.  [default: 127.0.0.1]"),
+        click.option("--metrics-port", type=click.IntRange(0, 65535), metavar="PORT", help="Serve OpenMetrics on this port while it runs; 0 picks a free one."),
+    ):
+        function = option(function)
+    return function
+
+
+@contextmanager
+def watching(values: Mapping[str, Any]) -> Iterator[Watch | None]:
+    """Within the block the page is served and the file written, as the options say; None where they say nothing. After a block that ends well the page
+    stays until its final state was scraped, within --metrics-linger. Raises UsageError before anything is run."""
+    port, textfile = values["metrics_port"], values["metrics_textfile"]
+    for name in ("metrics_address", "metrics_linger"):
+        if values[name] is not None and port is None:
+            raise UsageError(f"--{name.replace('_', '-')} belongs to --metrics-port", "give --metrics-port PORT, or leave it out")
+    check_mlflow(values)
+    if port is None and textfile is None:
+        yield None
+        return
+    _need("--metrics-port and --metrics-textfile", ("prometheus_client",), "metrics")
+    from storagebench.commands.progress import say
+    from storagebench.units import parse_duration
+    from storagebench.watch import Watch
+
+    linger_s = parse_duration(values["metrics_linger"] or "0")
+    with Watch(port, values["metrics_address"] or "127.0.0.1", textfile, say) as watch:
+        yield watch
+        watch.linger(linger_s)
+
+
+def check_mlflow(values: Mapping[str, Any]) -> None:
+    """Refuse what cannot be logged to, before anything is run. Raises UsageError."""
+    if values["mlflow"] is None:
+        if values["mlflow_experiment"] is not None or values["mlflow_traces"]:
+            raise UsageError("--mlflow-experiment and --mlflow-traces belong to --mlflow", "give --mlflow URI, or leave them out")
+        return
+    _need("--mlflow", ("mlflow", "sqlalchemy", "alembic"), "mlflow")
+    from storagebench.tracking import tracking_uri
+
+    tracking_uri(values["mlflow"])
+
+
+def log_to_mlflow(values: Mapping[str, Any], run_dir: Path) -> None:
+    """Log this saved run where --mlflow is given. It is saved already, so what goes wrong here is a warning on stderr, and no exit code."""
+    if values["mlflow"] is None:
+        return
+    from storagebench.commands.progress import say
+    from storagebench.tracking import log_run
+
+    try:
+        logged = log_run(run_dir, values["mlflow"], values["mlflow_experiment"] or "storagebench", values["mlflow_traces"])
+    except StorageBenchError as error:
+        say(f"warning: {run_dir} is saved, but was not logged to MLflow: {error.message}\nhint: {error.hint}")
+    else:
+        say(f"logged {run_dir} to MLflow: experiment {logged.experiment}, run {logged.run_id}")
+
+
+def _need(what: str, modules: tuple[str, ...], extra: str) -> None:
+    from storagebench.registry import missing_modules
+
+    missing = missing_modules(modules)
+    if missing:
+        raise UsageError(f"{what} needs {', '.join(missing)}, which is not installed", f"pip install 'storagebench[{extra}]'")
