@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from storagebench.commands.options import RUN_OPTIONS, configured, data_dir_option, parse_storage_options, storage_options, workload_options
-from storagebench.commands.watching import log_to_mlflow, watch_options, watching
+from storagebench.commands.watching import try_to_log, watch_options, watching
 
 if TYPE_CHECKING:
     from storagebench.session import Request
@@ -65,7 +65,7 @@ def command(
         ceiling=ceiling,
     )
     with handling_signals(), watching(values) as watch:
-        run_one = partial(_run_one, watch=watch, log=partial(log_to_mlflow, values))
+        run_one = partial(_run_one, watch=watch, log=partial(try_to_log, values))
         if repeat > 1:
             return _repeat(request, repeat, as_json, run_one)
         summary = run_one(request)

@@ -14,6 +14,7 @@ from storagebench.errors import StorageBenchError, UsageError
 if TYPE_CHECKING:
     from storagebench.watch import Watch
 
+_MAX_LINGER_S = 86_400.0
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -29,7 +30,7 @@ def mlflow_options(function: _Function) -> _Function:
 
 
 def watch_options(function: _Function) -> _Function:
-    """The options of `run`. Their values go to `watching` and `log_to_mlflow`."""
+    """The options of `run`. Their values go to `watching` and `try_to_log`."""
     function = mlflow_options(function)
     for option in (
         click.option("--metrics-linger", metavar="TIME", help="Serve the final state after the end until it was scraped once, for at most so long.  [default: 0]"),
@@ -59,6 +60,8 @@ def watching(values: Mapping[str, Any]) -> Iterator[Watch | None]:
     from storagebench.watch import Watch
 
     linger_s = parse_duration(values["metrics_linger"] or "0")
+    if linger_s > _MAX_LINGER_S:
+        raise UsageError(f"--metrics-linger is {values['metrics_linger']!r}, and a day is the most", "two scrape intervals are enough")
     with Watch(port, values["metrics_address"] or "127.0.0.1", textfile, say) as watch:
         yield watch
         watch.linger(linger_s)
@@ -77,18 +80,23 @@ def check_mlflow(values: Mapping[str, Any]) -> None:
 
 
 def log_to_mlflow(values: Mapping[str, Any], run_dir: Path) -> None:
-    """Log this saved run where --mlflow is given. It is saved already, so what goes wrong here is a warning on stderr, and no exit code."""
+    """Log this saved run where --mlflow is given. Raises StorageError where MLflow does not take it."""
     if values["mlflow"] is None:
         return
     from storagebench.commands.progress import say
     from storagebench.tracking import log_run
 
+    logged = log_run(run_dir, values["mlflow"], values["mlflow_experiment"] or "storagebench", values["mlflow_traces"])
+    what = f"{run_dir} is in MLflow already" if logged.before else f"logged {run_dir} to MLflow"
+    say(f"{what}: experiment {logged.experiment}, run {logged.run_id}")
+
+
+def try_to_log(values: Mapping[str, Any], run_dir: Path) -> None:
+    """The same after a measurement, which is saved already: what goes wrong is a warning on stderr, and changes no exit code."""
     try:
-        logged = log_run(run_dir, values["mlflow"], values["mlflow_experiment"] or "storagebench", values["mlflow_traces"])
+        log_to_mlflow(values, run_dir)
     except StorageBenchError as error:
-        say(f"warning: {run_dir} is saved, but was not logged to MLflow: {error.message}\nhint: {error.hint}")
-    else:
-        say(f"logged {run_dir} to MLflow: experiment {logged.experiment}, run {logged.run_id}")
+        click.echo(f"warning: {run_dir} is saved, but {error.message}\nhint: {error.hint}", err=True)
 
 
 def _need(what: str, modules: tuple[str, ...], extra: str) -> None:
