@@ -23,7 +23,9 @@ def mlflow_options(function: _Function) -> _Function:
     for option in (
         click.option("--mlflow-traces", is_flag=True, help="With --mlflow: log the traces too, which may be large."),
         click.option("--mlflow-experiment", metavar="NAME", help="With --mlflow: the experiment.  [default: storagebench]"),
-        click.option("--mlflow", metavar="URI", help="Log saved runs to this tracking server, such as sqlite:////path/mlflow.db; env: MLFLOW_TRACKING_URI's."),
+        click.option(
+            "--mlflow", metavar="URI", help="Log saved runs to this tracking server, such as sqlite:////path/mlflow.db; env: MLFLOW_TRACKING_URI's."
+        ),
     ):
         function = option(function)
     return function
@@ -33,10 +35,18 @@ def watch_options(function: _Function) -> _Function:
     """The options of `run`. Their values go to `watching` and `try_to_log`."""
     function = mlflow_options(function)
     for option in (
-        click.option("--metrics-linger", metavar="TIME", help="Serve the final state after the end until it was scraped once, for at most so long.  [default: 0]"),
-        click.option("--metrics-textfile", type=click.Path(path_type=Path), metavar="FILE", help="Write FILE.prom for node exporter every 5 s and at the end."),
+        click.option(
+            "--metrics-linger",
+            metavar="TIME",
+            help="Serve the final state after the end until it was scraped once, for at most so long.  [default: 0]",
+        ),
+        click.option(
+            "--metrics-textfile", type=click.Path(path_type=Path), metavar="FILE", help="Write FILE.prom for node exporter every 5 s and at the end."
+        ),
         click.option("--metrics-address", metavar="ADDRESS", help="Where --metrics-port listens.  [default: 127.0.0.1]"),
-        click.option("--metrics-port", type=click.IntRange(0, 65535), metavar="PORT", help="Serve OpenMetrics on this port while it runs; 0 picks a free one."),
+        click.option(
+            "--metrics-port", type=click.IntRange(0, 65535), metavar="PORT", help="Serve OpenMetrics on this port while it runs; 0 picks a free one."
+        ),
     ):
         function = option(function)
     return function

@@ -172,7 +172,7 @@ def as_openmetrics(view: View | None) -> bytes:
     """The page as OpenMetrics 1.0 text, of content type OPENMETRICS_TYPE. Without a view (nothing runs yet) it is empty."""
     from prometheus_client.openmetrics.exposition import generate_latest
 
-    return bytes(generate_latest(_registry(view)))
+    return bytes(generate_latest(_registry(view)))  # type: ignore[no-untyped-call]
 
 
 def as_classic(view: View | None) -> bytes:
