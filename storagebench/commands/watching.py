@@ -64,7 +64,6 @@ def watching(values: Mapping[str, Any]) -> Iterator[Watch | None]:
     if port is None and textfile is None:
         yield None
         return
-    _need("--metrics-port and --metrics-textfile", ("prometheus_client",), "metrics")
     from storagebench.commands.progress import say
     from storagebench.units import parse_duration
     from storagebench.watch import Watch
@@ -83,8 +82,12 @@ def check_mlflow(values: Mapping[str, Any]) -> None:
         if values["mlflow_experiment"] is not None or values["mlflow_traces"]:
             raise UsageError("--mlflow-experiment and --mlflow-traces belong to --mlflow", "give --mlflow URI, or leave them out")
         return
-    _need("--mlflow", ("mlflow", "sqlalchemy", "alembic"), "mlflow")
+    from storagebench.registry import missing_modules
     from storagebench.tracking import tracking_uri
+
+    missing = missing_modules(("mlflow", "sqlalchemy", "alembic"))
+    if missing:
+        raise UsageError(f"--mlflow needs {', '.join(missing)}, which is not installed", "pip install 'storagebench[mlflow]'")
 
     tracking_uri(values["mlflow"])
 
@@ -107,11 +110,3 @@ def try_to_log(values: Mapping[str, Any], run_dir: Path) -> None:
         log_to_mlflow(values, run_dir)
     except StorageBenchError as error:
         click.echo(f"warning: {run_dir} is saved, but {error.message}\nhint: {error.hint}", err=True)
-
-
-def _need(what: str, modules: tuple[str, ...], extra: str) -> None:
-    from storagebench.registry import missing_modules
-
-    missing = missing_modules(modules)
-    if missing:
-        raise UsageError(f"{what} needs {', '.join(missing)}, which is not installed", f"pip install 'storagebench[{extra}]'")

@@ -219,14 +219,14 @@ def test_the_dashboard_is_one_that_grafana_could_import() -> None:
         assert not cells & taken, panel["title"]
         taken |= cells
     assert len(ids) == len(board["panels"])
-    used = {name for text in expressions(board) for name in re.findall(r"\$(\w+)", text)} - {"__rate_interval"}
+    used = {name for text in expressions(board) for name in re.findall(r"\$(\w+)", text)} - {"__rate_interval", "__range"}
     assert used <= set(variables)
 
 
 def test_the_dashboard_asks_for_what_there_is_and_for_all_of_it(loaded: LoadedRun) -> None:
     families = list(parse_openmetrics(as_openmetrics(view_of(loaded, judged=True)).decode()))
     of_family = {sample.name: family.name for family in families for sample in family.samples}
-    labels = {label for family in families for sample in family.samples for label in sample.labels}
+    labels = {"job"} | {label for family in families for sample in family.samples for label in sample.labels}  # Prometheus adds the job
     texts = list(expressions(json.loads(DASHBOARD.read_text())))
     asked = {name for text in texts for name in re.findall(r"\bstoragebench_\w+", text)}
     assert asked <= set(of_family), asked - set(of_family)
