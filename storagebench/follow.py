@@ -4,8 +4,9 @@ The one incremental reader: the live line and the watching pages are both made o
 the whole files afterwards, in the same whole nanoseconds, so that the last state agrees with `summary.json`. What needs all of a trace at once (the
 prefetch credit, and so `au_nominal`; quantiles; what of a sync is the sync's own cost) is not here.
 
-Cost: no descriptor is kept, and a rank's state is about 3 KB whatever the length of its trace; a piece is read and let go. A line takes about 10 us, and
-the reader pauses after every hundred, because a rank may share this process, and its wake-up must not wait long for the interpreter.
+Cost (measured on a busy machine): no descriptor is kept, and what is held is 1 KB a rank whatever the length of its trace; a piece is read and let go. A line
+takes 5 to 10 us, a file that did not grow 0.1 ms. The reader pauses after every hundred lines, because a rank may share this process, and its wake-up must not
+wait long for the interpreter.
 """
 
 from __future__ import annotations

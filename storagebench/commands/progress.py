@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LIVE_PERIOD_S = 0.5
 _PLAIN_PERIOD_S = 10.0
 _WATCH_PERIOD_S = 1.0
+_REST = 9  # times as long as reading took: with thousands of ranks it stays under a tenth of a core
 
 
 def say(text: str) -> None:
@@ -97,8 +98,11 @@ def following(run_dir: Path, plan: Mapping[str, Any], watch: Watch | None = None
 def _follow(reader: Follower | Watch, plan: Mapping[str, Any], stop: threading.Event) -> None:
     line = Line()
     period_s = line.period_s / 2 if isinstance(reader, Follower) else min(line.period_s / 2, _WATCH_PERIOD_S)
-    while not stop.wait(period_s):
+    rest_s = period_s
+    while not stop.wait(rest_s):
+        begin = time.monotonic()
         reader.poll()
+        rest_s = max(period_s, _REST * (time.monotonic() - begin))
         ranks = reader.ranks()
         if ranks and ranks[0].rank == 0 and ranks[0].first_asked_ns is not None:
             line.show(_line_text(ranks[0], plan))

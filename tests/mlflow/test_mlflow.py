@@ -74,7 +74,7 @@ def test_the_run_is_there(run_dir: Path, database: Path) -> None:
     place = database.parent / "mlartifacts" / "disk_A_b" / logged.info.run_id / "artifacts"
     assert (place / "run.json").read_bytes() == (run_dir / "run.json").read_bytes()
     assert (place / "summary.json").read_bytes() == (run_dir / "summary.json").read_bytes()
-    assert (place / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert (place / "report.html").read_text().startswith("<!doctype html>")
 
 
 def test_a_saved_run_is_logged_afterwards_and_once(cli: Any, run_dir: Path, database: Path, tmp_path: Path) -> None:
