@@ -88,7 +88,7 @@ class RankState:
             case "footer":
                 self.finished = True
             case "error":
-                self.failed = True
+                self.failed = self.failed or not record.get("lost_peer")  # what only followed from another's death is not its own
 
     def _begin(self, epoch: int, start_ns: int) -> None:
         self.epoch = epoch

@@ -41,7 +41,10 @@ def watch_options(function: _Function) -> _Function:
             help="Serve the final state after the end until it was scraped once, for at most so long.  [default: 0]",
         ),
         click.option(
-            "--metrics-textfile", type=click.Path(path_type=Path), metavar="FILE", help="Write FILE.prom for node exporter every 5 s and at the end."
+            "--metrics-textfile",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Write this file (*.prom) for node exporter every 5 s and at the end.",
         ),
         click.option("--metrics-address", metavar="ADDRESS", help="Where --metrics-port listens.  [default: 127.0.0.1]"),
         click.option(
@@ -85,11 +88,10 @@ def check_mlflow(values: Mapping[str, Any]) -> None:
     from storagebench.registry import missing_modules
     from storagebench.tracking import tracking_uri
 
-    missing = missing_modules(("mlflow", "sqlalchemy", "alembic"))
+    uri = tracking_uri(values["mlflow"])
+    missing = missing_modules(("mlflow",) if uri.startswith(("http://", "https://")) else ("mlflow", "sqlalchemy", "alembic"))
     if missing:
         raise UsageError(f"--mlflow needs {', '.join(missing)}, which is not installed", "pip install 'storagebench[mlflow]'")
-
-    tracking_uri(values["mlflow"])
 
 
 def log_to_mlflow(values: Mapping[str, Any], run_dir: Path) -> None:

@@ -75,7 +75,7 @@ _RANK_FAMILIES: Final = (
     _OfRank("counter", "storagebench_checksum_errors", "", "Samples whose checksum differs from the manifest's.", lambda r: r.checksum_errors),
     _OfRank("gauge", "storagebench_epoch", "", "The epoch that the rank is in, from 0; -1 before the first.", lambda r: r.epoch),
     _OfRank("gauge", "storagebench_rank_finished", "", "1 once the rank has done all its steps.", lambda r: r.finished),
-    _OfRank("gauge", "storagebench_rank_failed", "", "1 where an error ended the rank, or its trace cannot be read.", lambda r: r.failed or r.damaged),
+    _OfRank("gauge", "storagebench_rank_failed", "", "1 where an error of its own ended the rank, or its trace cannot be read; a killed rank says nothing.", lambda r: r.failed or r.damaged),
 )  # fmt: skip
 _RUN_FAMILIES: Final = (
     _OfRun("storagebench_ranks", "", "Ranks of the run: its accelerators.", lambda v: v.run["plan"]["world_size"]),

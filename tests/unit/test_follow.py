@@ -164,3 +164,11 @@ def test_an_epoch_whose_start_is_not_there_is_outside_of_the_window() -> None:
     stamps = (5 * MS, None, 6 * MS, 6 * MS, 8 * MS, 8 * MS, 8 * MS, 8 * MS, 0)
     state.take(bytes(step_line(StepRecord("step", 0, 0, *stamps, None, 4, 400, 400))))
     assert (state.steps, state.window_ns, state.samples, state.waits_ns, state.au_uncorrected) == (0, 0, 4, MS, None)
+
+
+def test_a_rank_that_lost_its_peer_has_not_failed_itself() -> None:
+    state = RankState()
+    state.take(b'{"kind":"error","lost_peer":true}')
+    assert not state.failed
+    state.take(b'{"kind":"error","lost_peer":false}')
+    assert state.failed
