@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from storagebench.commands.options import RUN_OPTIONS, configured, data_dir_option, parse_storage_options, storage_options, workload_options
-from storagebench.commands.watching import try_to_log, watch_options, watching
+from storagebench.commands.watching import Onlookers, watch_options, watching
 
 if TYPE_CHECKING:
     from storagebench.session import Request
-    from storagebench.watch import Watch
 
 
 @click.command("run")
@@ -45,7 +44,6 @@ def command(
 ) -> int:
     """Measure one loader on a dataset: accelerator utilisation (AU), throughput, stalls. WORKLOAD is a shipped one or a YAML file."""
     import json
-    from functools import partial
 
     from storagebench.clock import SystemClock
     from storagebench.launch import handling_signals
@@ -64,36 +62,26 @@ def command(
         debug=obj["debug"],
         ceiling=ceiling,
     )
-    with handling_signals(), watching(values) as watch:
-        run_one = partial(_run_one, watch=watch, log=partial(try_to_log, values))
+    with handling_signals(), watching(values) as onlookers:
         if repeat > 1:
-            return _repeat(request, repeat, as_json, run_one)
-        summary = run_one(request)
+            return _repeat(request, onlookers, repeat, as_json)
+        summary = _run_one(request, onlookers)
         click.echo(json.dumps(summary, indent=1) + "\n" if as_json else one_run(summary), nl=False)
         _say_errors(summary)
     return int(summary["exit_code"])
 
 
-def _run_one(request: Request, watch: Watch | None, log: Callable[[Path], None]) -> Mapping[str, Any]:
-    """One run, from the check of the request to the summary, with its progress on stderr. `log` gets the folder of a run that ended by itself."""
-    from storagebench.commands.progress import following, say
-    from storagebench.errors import InterruptedRunError, StorageBenchError
+def _run_one(request: Request, onlookers: Onlookers) -> Mapping[str, Any]:
+    """One run, from the check of the request to the summary, with its progress on stderr."""
+    from storagebench.commands.progress import say
     from storagebench.records import read_run
     from storagebench.session import execute, prepare
 
     run_dir = prepare(request)
     plan = read_run(run_dir)["plan"]
     say(f"run {request.run_id}: {plan['planned_steps']} steps on {plan['world_size']} accelerators into {run_dir}")
-    try:
-        with following(run_dir, plan, watch):
-            summary = execute(run_dir, request.debug)
-    except InterruptedRunError:
-        raise
-    except StorageBenchError:
-        log(run_dir)
-        raise
-    log(run_dir)
-    return summary
+    with onlookers.following(run_dir, plan):
+        return execute(run_dir, request.debug)
 
 
 def _say_errors(summary: Mapping[str, Any]) -> None:
@@ -102,7 +90,7 @@ def _say_errors(summary: Mapping[str, Any]) -> None:
             click.echo(f"error: {finding['message']}\nhint: {finding['hint']}", err=True)
 
 
-def _repeat(request: Request, num_runs: int, as_json: bool, make: Callable[[Request], Mapping[str, Any]]) -> int:
+def _repeat(request: Request, onlookers: Onlookers, num_runs: int, as_json: bool) -> int:
     """The request several times. A run that fails is kept and said, and the others follow; a bad request or an interrupt ends it all."""
     import json
     from dataclasses import replace
@@ -121,7 +109,7 @@ def _repeat(request: Request, num_runs: int, as_json: bool, make: Callable[[Requ
     def run_one(run_id: str) -> Mapping[str, Any]:
         start_ns = request.command_start_ns if run_id == ids[0] else SystemClock().now_ns()
         try:
-            summary = make(replace(request, run_id=run_id, command_start_ns=start_ns))
+            summary = _run_one(replace(request, run_id=run_id, command_start_ns=start_ns), onlookers)
         except (UsageError, InterruptedRunError):
             raise
         except StorageBenchError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,7 +33,7 @@ def mlflow_options(function: _Function) -> _Function:
 
 
 def watch_options(function: _Function) -> _Function:
-    """The options of `run`. Their values go to `watching` and `try_to_log`."""
+    """The options of `run`. Their values go to `watching`."""
     function = mlflow_options(function)
     for option in (
         click.option(
@@ -55,28 +56,66 @@ def watch_options(function: _Function) -> _Function:
     return function
 
 
+@dataclass(frozen=True)
+class Onlookers:
+    """Who follows the runs of a command from outside: the page and the file, and MLflow. The live line is there in any case."""
+
+    values: Mapping[str, Any]
+    watch: Watch | None
+
+    @contextmanager
+    def following(self, run_dir: Path, plan: Mapping[str, Any]) -> Iterator[None]:
+        """Within the block the run goes on. It is logged afterwards, also one that failed, unless it was interrupted."""
+        from storagebench.commands.progress import following
+        from storagebench.errors import InterruptedRunError
+
+        try:
+            with following(run_dir, plan, self.watch):
+                yield
+        except InterruptedRunError:
+            raise
+        except StorageBenchError:
+            try_to_log(self.values, run_dir)
+            raise
+        try_to_log(self.values, run_dir)
+
+
 @contextmanager
-def watching(values: Mapping[str, Any]) -> Iterator[Watch | None]:
-    """Within the block the page is served and the file written, as the options say; None where they say nothing. After a block that ends well the page
-    stays until its final state was scraped, within --metrics-linger. Raises UsageError before anything is run."""
+def watching(values: Mapping[str, Any]) -> Iterator[Onlookers]:
+    """Within the block the page is served and the file written, as the options say. After a block that ends well the page stays until its final state was
+    scraped, within --metrics-linger. Raises UsageError before anything is run."""
+    watch = _open(values)
+    if watch is None:
+        yield Onlookers(values, None)
+        return
+    with watch:
+        yield Onlookers(values, watch)
+        watch.linger(_linger_s(values))
+
+
+def _open(values: Mapping[str, Any]) -> Watch | None:
+    """What the options ask for, with its port taken; None where they ask for nothing. Raises UsageError for what cannot be."""
     port, textfile = values["metrics_port"], values["metrics_textfile"]
     for name in ("metrics_address", "metrics_linger"):
         if values[name] is not None and port is None:
             raise UsageError(f"--{name.replace('_', '-')} belongs to --metrics-port", "give --metrics-port PORT, or leave it out")
+    _linger_s(values)
     check_mlflow(values)
     if port is None and textfile is None:
-        yield None
-        return
+        return None
     from storagebench.commands.progress import say
-    from storagebench.units import parse_duration
     from storagebench.watch import Watch
+
+    return Watch(port, values["metrics_address"] or "127.0.0.1", textfile, say)
+
+
+def _linger_s(values: Mapping[str, Any]) -> float:
+    from storagebench.units import parse_duration
 
     linger_s = parse_duration(values["metrics_linger"] or "0")
     if linger_s > _MAX_LINGER_S:
         raise UsageError(f"--metrics-linger is {values['metrics_linger']!r}, and a day is the most", "two scrape intervals are enough")
-    with Watch(port, values["metrics_address"] or "127.0.0.1", textfile, say) as watch:
-        yield watch
-        watch.linger(linger_s)
+    return linger_s
 
 
 def check_mlflow(values: Mapping[str, Any]) -> None:
