@@ -26,6 +26,7 @@ from storagebench.report.openmetrics import CLASSIC_TYPE, OPENMETRICS_TYPE, View
 
 TEXTFILE_PERIOD_S: Final = 5.0
 _CLIENT_TIMEOUT_S: Final = 5.0
+_END_WITHIN_S: Final = 1.0
 
 
 class Watch:
@@ -64,7 +65,10 @@ class Watch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._server is not None:
-            self._server.shutdown()
+            # A client that drips its request may hold the server for long, and the command does not wait for it.
+            ending = threading.Thread(target=self._server.shutdown, daemon=True)
+            ending.start()
+            ending.join(_END_WITHIN_S)
             self._server.server_close()
 
     def begin(self, run_dir: Path) -> None:

@@ -144,6 +144,17 @@ def test_a_client_that_says_nothing_holds_up_no_one_for_long(served: tuple[Watch
         assert ask(served[2])[0] == 200
 
 
+def test_a_client_in_mid_request_does_not_keep_the_command(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storagebench.watch._Handler.timeout", 3.0)
+    with Watch(0, "127.0.0.1", None, lambda _: None) as watch:
+        client = socket.create_connection(("127.0.0.1", int(re.findall(r":(\d+)/", str(watch.url))[0])))
+        client.sendall(b"GET /metrics")
+        time.sleep(0.3)  # until the server has taken it
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 2.5
+    client.close()
+
+
 def test_a_port_in_use_and_addresses_that_are_none(served: tuple[Watch, str, int]) -> None:
     for address, port, why in (("127.0.0.1", served[2], "Address already in use"), ("192.0.2.1", 0, "Cannot assign"), ("no such host", 0, "")):
         with pytest.raises(UsageError, match=re.escape(f"--metrics-port {port} on {address} cannot be listened to: {why}")) as caught:
