@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, metavar="N", help="Runs, one after another: NAME-1 to NAME-N.")
 @click.option("--ceiling", is_flag=True, help="Probe the raw ceiling of the storage before and after, on the same shards in the same cache state.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("--metric-lines", is_flag=True, help="Print the figures as lines such as au=0.93, which Katib's collector reads; none of an invalid run.")
 @click.pass_obj
 def command(
     obj: dict[str, Any],
@@ -38,6 +39,7 @@ def command(
     repeat: int,
     ceiling: bool,
     as_json: bool,
+    metric_lines: bool,
     **values: Any,
 ) -> int:
     """Measure one loader on a dataset: accelerator utilisation (AU), throughput, stalls. WORKLOAD is a shipped one or a YAML file."""
@@ -48,6 +50,8 @@ def command(
     from storagebench.report.text import one_run
     from storagebench.session import Request, default_run_id
 
+    if metric_lines:
+        _refuse_two_outputs(as_json, repeat)
     chosen = configured(workload, values, settings)
     request = Request(
         configured=chosen,
@@ -64,9 +68,22 @@ def command(
         if repeat > 1:
             return _repeat(request, repeat, as_json)
         summary = _run_one(request)
-    click.echo(json.dumps(summary, indent=1) + "\n" if as_json else one_run(summary), nl=False)
+    click.echo(json.dumps(summary, indent=1) + "\n" if as_json else _lines(summary) if metric_lines else one_run(summary), nl=False)
     _say_errors(summary)
     return int(summary["exit_code"])
+
+
+def _refuse_two_outputs(as_json: bool, repeat: int) -> None:
+    from storagebench.errors import UsageError
+
+    if as_json or repeat > 1:
+        raise UsageError(f"--metric-lines prints the figures of one run, and {'--json' if as_json else '--repeat'} prints something else", "give one of them")
+
+
+def _lines(summary: Mapping[str, Any]) -> str:
+    from storagebench.report.metriclines import metric_lines
+
+    return metric_lines(summary)
 
 
 def _run_one(request: Request) -> Mapping[str, Any]:
