@@ -25,16 +25,22 @@ _TARGETS = ("job", "jobset", "trainjob", "pytorchjob", "kfp", "katib", "kueue", 
 @click.option("--image", default="", metavar="NAME", help="Container image of storagebench, as deploy/Containerfile makes it.")
 @click.option("--name", default="", metavar="NAME", help="Name of the objects and of the run; made of the workload otherwise.")
 @click.option("--namespace", default="", metavar="NAME", help="Namespace of the objects; without it, that of whoever applies them.")
-@click.option("--num-hosts", type=click.IntRange(1, 10_000), default=1, show_default=True, metavar="N", help="Pods, or hosts of Slurm: one member each.")
+@click.option(
+    "--num-hosts", type=click.IntRange(1, 10_000), default=1, show_default=True, metavar="N", help="Pods, or hosts of Slurm: one member each."
+)
 @click.option("--accelerators-per-host", type=click.IntRange(1, 100_000), metavar="M", help="Accelerators of each; without it, the run's own number.")
 @click.option("--pvc", default="", metavar="NAME", help="PersistentVolumeClaim with the dataset.")
 @click.option("--mount-path", default="/data", show_default=True, metavar="PATH", help="Where the pods have it; --data-dir is below.")
 @click.option("--results-pvc", default="", metavar="NAME", help="PersistentVolumeClaim for run folders; without it they go with the pod.")
-@click.option("--s3-secret", default="", metavar="NAME", help="Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; only its name is written.")
+@click.option(
+    "--s3-secret", default="", metavar="NAME", help="Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; only its name is written."
+)
 @click.option("--node-selector", multiple=True, metavar="KEY=VALUE", help="Label that the nodes must have.")
 @click.option("--cpu", default="", metavar="CORES", help="Cores of each pod or task, requested and not exceeded.")
 @click.option("--memory", default="", metavar="SIZE", help="Memory of each, such as 16Gi; /dev/shm counts into it.")
-@click.option("--shm-size", default="", metavar="SIZE", help="Size of /dev/shm; without it, what the plan needs, at least 1Gi (Kubernetes gives 64Mi).")
+@click.option(
+    "--shm-size", default="", metavar="SIZE", help="Size of /dev/shm; without it, what the plan needs, at least 1Gi (Kubernetes gives 64Mi)."
+)
 @workload_options(tuple(flag for flag in RUN_OPTIONS if flag != "--num-accelerators"))
 @storage_options
 def command(

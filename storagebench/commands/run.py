@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 @click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, metavar="N", help="Runs, one after another: NAME-1 to NAME-N.")
 @click.option("--ceiling", is_flag=True, help="Probe the raw ceiling of the storage before and after, on the same shards in the same cache state.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@click.option("--metric-lines", is_flag=True, help="Print the figures as lines such as au=0.93, which Katib's collector reads; none of an invalid run.")
+@click.option(
+    "--metric-lines", is_flag=True, help="Print the figures as lines such as au=0.93, which Katib's collector reads; none of an invalid run."
+)
 @click.pass_obj
 def command(
     obj: dict[str, Any],
@@ -77,7 +79,9 @@ def _refuse_two_outputs(as_json: bool, repeat: int) -> None:
     from storagebench.errors import UsageError
 
     if as_json or repeat > 1:
-        raise UsageError(f"--metric-lines prints the figures of one run, and {'--json' if as_json else '--repeat'} prints something else", "give one of them")
+        raise UsageError(
+            f"--metric-lines prints the figures of one run, and {'--json' if as_json else '--repeat'} prints something else", "give one of them"
+        )
 
 
 def _lines(summary: Mapping[str, Any]) -> str:

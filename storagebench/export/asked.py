@@ -92,7 +92,9 @@ def _place_of(store: Mapping[str, Any], cache: str) -> tuple[str, dict[str, str]
     """URL and options of a saved store, without what is found or derived anew by the next run."""
     options = dict(store["options"])
     if store["kind"] == "memory" or str(store["root"]).startswith("memory://"):
-        raise UsageError(f"the run read {store['root']}, which ended with its process", "give --data-dir with a path or URL that other hosts can read")
+        raise UsageError(
+            f"the run read {store['root']}, which ended with its process", "give --data-dir with a path or URL that other hosts can read"
+        )
     options.pop("native_ranges", None)
     options.pop("clock_id", None)
     if options.get("io") == "direct" and cache in ("cold", "direct"):

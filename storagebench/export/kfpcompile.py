@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,8 @@ def compiled(asked: Asked, place: Place) -> dict[str, str]:
 def defaults(asked: Asked, place: Place) -> dict[str, Any]:
     """Values of the pipeline's parameters. The dataset is that of the workload; a saved run's is there already."""
     words = asked.run_words(WORKLOAD_PATH, place.accelerators_per_host)[2:]
-    workload, options = words[0], [word for index, word in enumerate(words) if index > 2]  # without `--data-dir URL`
-    dataset = []
-    given = list(asked.options)
-    for word, value in zip(given, given[1:], strict=False):
-        if word == "--set" and value.startswith("dataset."):
-            dataset += [word, value]
+    workload, options = words[0], words[3:]  # between them: `--data-dir URL`
+    dataset = [word for pair in pairwise(asked.options) if pair[0] == "--set" and pair[1].startswith("dataset.") for word in pair]
     return {
         "workload": workload,
         "data_dir": asked.data_dir,
@@ -57,13 +54,14 @@ def defaults(asked: Asked, place: Place) -> dict[str, Any]:
 
 
 def _compile(built: Any) -> str:
-    """The compiler writes to a file only."""
+    """The compiler writes to a file only. Whatever can be switched off of caching is: a component that is compiled alone is a pipeline of one cached step."""
     from kfp import compiler
 
     with tempfile.TemporaryDirectory(prefix="storagebench-kfp-") as folder:
         path = Path(folder) / "compiled.yaml"
         compiler.Compiler().compile(built, str(path))
-        return f"{MARK}\n{path.read_text()}"
+        text = path.read_text()
+    return f"{MARK}\n{text.replace('enableCache: true', 'enableCache: false')}"
 
 
 def _prepare(task: Any, writes: bool, asked: Asked, place: Place) -> None:

@@ -106,7 +106,9 @@ def executor_output(values: Mapping[str, float], name: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, and write each output where the component says. The exit code is the run's: 6 where it is invalid, with all outputs written."""
-    parser = argparse.ArgumentParser(prog="python -m storagebench.export.kfpsteps", description="One measurement, as a component of Kubeflow Pipelines.")
+    parser = argparse.ArgumentParser(
+        prog="python -m storagebench.export.kfpsteps", description="One measurement, as a component of Kubeflow Pipelines."
+    )
     parser.add_argument("--workload", required=True)
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--options", default="[]", help="further words of `storagebench run`, as a JSON list")

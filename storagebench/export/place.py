@@ -107,7 +107,9 @@ def refuse_unreachable(asked: Asked, place: Place) -> None:
             )
     endpoint = asked.storage_options.get("endpoint_url", "")
     if (urlsplit(endpoint).hostname or "") in ("localhost", "::1") or (urlsplit(endpoint).hostname or "").startswith("127."):
-        raise UsageError(f"endpoint_url={endpoint} is the pod itself there", "give --storage-option endpoint_url= with an address that the cluster reaches")
+        raise UsageError(
+            f"endpoint_url={endpoint} is the pod itself there", "give --storage-option endpoint_url= with an address that the cluster reaches"
+        )
 
 
 def shm_size(asked: Asked, place: Place) -> str:

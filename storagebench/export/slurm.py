@@ -55,7 +55,7 @@ def sbatch(asked: Asked, place: Place, workload_path: str) -> str:
             "# A member that fails ends the others itself, and member 0 says in its report who it was: Slurm would kill it before.",
             "# shellcheck disable=SC2016 # each task reads its own SLURM_PROCID",
             "srun --kill-on-bad-exit=0 \\",
-            "    sh -c 'results=$1; shift; exec \"$@\" --results-dir \"$results/member-$SLURM_PROCID\"' sh \"$results\" \\",
+            '    sh -c \'results=$1; shift; exec "$@" --results-dir "$results/member-$SLURM_PROCID"\' sh "$results" \\',
             f'    {words} --run-id {place.name}-"$SLURM_JOB_ID"',
             "",
         ]
@@ -74,6 +74,8 @@ def _refuse_what_is_of_pods(place: Place) -> None:
     }
     said = [option for option, value in given.items() if value]
     if said:
-        raise UsageError(f"{said[0]} is of pods, and --target slurm writes a batch script", "leave it out; give sbatch its own options when you submit")
+        raise UsageError(
+            f"{said[0]} is of pods, and --target slurm writes a batch script", "leave it out; give sbatch its own options when you submit"
+        )
     if place.cpu and not place.cpu.isdigit():
         raise UsageError(f"--cpu {place.cpu} is no whole number of cores, as Slurm counts them", "such as --cpu 8")

@@ -57,7 +57,9 @@ def _slurm(asked: Asked, place: Place, folder: Path | None) -> Exported:
     path = ""
     if asked.workload_yaml:
         if folder is None:
-            raise UsageError("the workload is no shipped one, so the script needs its file beside it", "give --out DIR on a file system that all hosts have")
+            raise UsageError(
+                "the workload is no shipped one, so the script needs its file beside it", "give --out DIR on a file system that all hosts have"
+            )
         file = f"{place.name}-workload.yaml"
         path = str(folder.absolute() / file)
         files[file] = f"{MARK}\n{asked.workload_yaml}"

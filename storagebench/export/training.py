@@ -61,5 +61,3 @@ def pytorchjob(asked: Asked, place: Place) -> list[Document]:
     }
     document = {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "metadata": metadata(place), "spec": spec}
     return [*workload_config(asked, place), document]
-
-
