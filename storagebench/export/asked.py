@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from storagebench.configfile import Configured, known_workloads, load_workload
+from storagebench.configfile import Configured, known_workloads, load_workload, parse_scalar
 from storagebench.errors import UsageError
 from storagebench.workload import Workload, option_fields
 
@@ -130,7 +130,7 @@ def _said(configured: Configured, flags: Collection[str]) -> list[str]:
         if key in names and not isinstance(value, dict | list):
             words += [names[key], _text(value)]
         else:
-            words += ["--set", f"{key}={_text(value)}"]
+            words += ["--set", f"{key}={_scalar(value)}"]
     return words
 
 
@@ -149,10 +149,14 @@ def _of_file(origin: str) -> bool:
 
 
 def _text(value: Any) -> str:
-    """A value as an option or YAML scalar says it."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, separators=(",", ":"))
+    """A value as an option says it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _scalar(value: Any) -> str:
+    """A value as --set says it: text that YAML would read as something else is quoted."""
+    text = _text(value)
+    return text if parse_scalar(text) == value else json.dumps(value)
 
 
 def _at(values: Mapping[str, Any], key: str) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -201,3 +203,24 @@ def test_a_run_that_does_not_meet_the_rules_is_reported_and_ends_the_pipeline_as
     assert outputs_of(tmp_path, "check-step")["parameterValues"] == {"Output": False}
     assert outputs_of(tmp_path, "report-step")["artifacts"]["metrics"]["artifacts"][0]["metadata"]["passed"] == 0
     assert not list(tmp_path.glob("runs/*/gate-step/executor_output.json"))
+
+
+def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
+    """docs/kubernetes.md: the blocks that need kfp."""
+    blocks = re.findall(r"^```bash kubeflow\n(.*?)^```$", (ROOT / "docs" / "kubernetes.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    # The command of this environment, which has no script of its own for it.
+    command = tmp_path / "storagebench"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m storagebench "$@"\n')
+    command.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    script = "\n".join(blocks).replace("/mnt/", f"{tmp_path}/mnt/")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=170, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert sorted(path.name for path in (tmp_path / "pipelines").iterdir()) == [
+        "storagebench-quick-kfp-component.yaml",
+        "storagebench-quick-kfp.yaml",
+    ]
+    assert list(tmp_path.glob("local-runs/*/gate-step/executor_output.json"))

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from storagebench.commands.options import RUN_OPTIONS
-from storagebench.configfile import Configured, changed, load_workload
+from storagebench.configfile import Configured, changed, known_workloads, load_workload
 from storagebench.errors import UsageError
 from storagebench.export.asked import PROBED, Asked, asked_by_options, asked_by_run
 from storagebench.export.files import MARK, as_yaml, write_files
@@ -83,6 +83,29 @@ def test_the_words_give_the_same_workload_again() -> None:
         "--duration": "90.0",
         "--shuffle": "false",
     }
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    """The workload that `storagebench run` makes of the words, by its own parser."""
+    from storagebench.commands.options import configured
+    from storagebench.commands.run import command
+
+    values = command.make_context("run", words[2:]).params
+    return configured(values["workload"], values, values["settings"]).workload.model_dump()
+
+
+@pytest.mark.parametrize("name", known_workloads())
+def test_run_understands_the_words_of_every_shipped_workload(name: str) -> None:
+    texts = [
+        ("run.duration_s", 0.1, "--duration"),
+        ("source", "12", "--set"),
+        ("description", "a: b # c", "--set"),
+        ("query.qsl_samples", 5, "--set"),
+    ]
+    configured = load_workload(name, [*texts, ("run.compute_time_s", 0.0035, "--compute-time"), ("loader.shuffle", False, "--shuffle")])
+    asked = asked_by_options(name, configured, RUN_OPTIONS, "/data/x", {})
+    assert asked.shipped == name
+    assert parsed(asked.run_words("", 1)) == configured.workload.model_dump()
 
 
 def test_a_saved_run_is_the_same_run() -> None:
