@@ -128,3 +128,33 @@ def test_metric_lines_are_an_output_of_their_own(data: Path, cli_here: Any) -> N
     for other in (("--json",), ("--repeat", "2")):
         result = cli_here("run", "quick", "--data-dir", str(data), *SHORT, "--metric-lines", *other)
         assert result.returncode == 2 and other[0] in result.stderr
+
+
+POD = """
+set -e
+mount --bind "$1" "$1" && mount -o remount,ro,bind "$1"
+mount -t tmpfs -o "size=$2" tmpfs /dev/shm
+shift 2
+exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
+"""
+
+
+@pytest.mark.root
+@pytest.mark.catalogue
+@pytest.mark.parametrize("loader", ["files", "direct"])
+def test_the_command_runs_with_what_a_pod_has(loader: str, data: Path, tmp_path: Path, cli_here: Any) -> None:
+    """A volume that is read-only, a /dev/shm of the manifest's size, no capabilities: the conditions of the manifest, without its container."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount in a namespace of its own")
+    words = ("export", "quick", "--target", "job", "--image", "x", "--pvc", "data", "--data-dir", str(data), "--mount-path", str(data.parent))
+    result = cli_here(*words, "--accelerators-per-host", "2", "--loader", loader, *SHORT)
+    assert result.returncode == 0, result.stderr
+    (job,) = yaml.safe_load_all(result.stdout)
+    (shm,) = (volume["emptyDir"]["sizeLimit"] for volume in job["spec"]["template"]["spec"]["volumes"] if volume["name"] == "shm")
+    command = [word.replace("/results", str(tmp_path)).replace("$(POD_NAME)", "pod") for word in container(job)["command"]]
+    namespace = ["unshare", "--mount", "--propagation", "private", "bash", "-c", POD, "pod", str(data), shm.removesuffix("i")]
+    done = start([*namespace, *command], tmp_path)
+    assert done.returncode == 0, done.stderr
+    (summary,) = (json.loads(path.read_text()) for path in tmp_path.glob("pod/*/summary.json"))
+    assert summary["valid"] is True and summary["cached_fraction_before"] in (None, 0.0)
+    assert "CACHE_UNPROVEN" not in {finding["code"] for finding in summary["findings"]}
