@@ -26,7 +26,7 @@ _TARGETS = ("job", "jobset", "trainjob", "pytorchjob", "kfp", "katib", "kueue", 
 @click.option("--name", default="", metavar="NAME", help="Name of the objects and of the run; made of the workload otherwise.")
 @click.option("--namespace", default="", metavar="NAME", help="Namespace of the objects; without it, that of whoever applies them.")
 @click.option(
-    "--num-hosts", type=click.IntRange(1, 10_000), default=1, show_default=True, metavar="N", help="Pods, or hosts of Slurm: one member each."
+    "--num-hosts", type=click.IntRange(1, 10_000), metavar="N", help="Pods, or hosts of Slurm, one member each: 1, or those of the saved run."
 )
 @click.option("--accelerators-per-host", type=click.IntRange(1, 100_000), metavar="M", help="Accelerators of each; without it, the run's own number.")
 @click.option("--pvc", default="", metavar="NAME", help="PersistentVolumeClaim with the dataset.")
@@ -50,6 +50,7 @@ def command(
     force: bool,
     data_dir: str | None,
     node_selector: tuple[str, ...],
+    num_hosts: int | None,
     accelerators_per_host: int | None,
     name: str,
     settings: tuple[str, ...],
@@ -68,7 +69,8 @@ def command(
     place = checked(
         Place(
             name=name or default_name(asked.workload.name),
-            accelerators_per_host=accelerators_per_host or asked.workload.run.num_accelerators,
+            num_hosts=num_hosts or len(asked.accelerators),
+            accelerators_per_host=accelerators_per_host or _same_everywhere(asked.accelerators),
             node_selector=_pairs(node_selector),
             **values,
         )
@@ -105,6 +107,17 @@ def _asked(run_or_workload: str, data_dir: str | None, options: Mapping[str, Any
     if data_dir is None:
         raise UsageError(f"export of the workload {run_or_workload} needs --data-dir", "give the dataset's place as the hosts there will see it")
     return asked_by_options(run_or_workload, configured(run_or_workload, options, settings), RUN_OPTIONS, data_dir, storage)
+
+
+def _same_everywhere(accelerators: tuple[int, ...]) -> int:
+    from storagebench.errors import UsageError
+
+    if len(set(accelerators)) > 1:
+        raise UsageError(
+            f"the run had {' + '.join(map(str, accelerators))} accelerators on its hosts, and what is exported has as many on each",
+            "give --num-hosts and --accelerators-per-host",
+        )
+    return accelerators[0]
 
 
 def _pairs(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -26,7 +26,7 @@ class Asked:
 
     `options` are words of `storagebench run`, without the workload, the place of the data, the results and the number of accelerators.
     `data_roots` are the places that have to be there: that of the manifest, and where a dataset in place has another one, that of its shards.
-    `exists`: a saved run has read the dataset, so nobody needs to generate it.
+    `exists`: a saved run has read the dataset, so nobody needs to generate it. `accelerators` are those of each host that took part, or is to.
     """
 
     workload: Workload
@@ -37,6 +37,7 @@ class Asked:
     storage_options: Mapping[str, str]
     data_roots: tuple[str, ...]
     exists: bool
+    accelerators: tuple[int, ...]
 
     def run_words(self, workload_path: str, num_accelerators: int) -> list[str]:
         """`storagebench run ...` up to where the results go. `workload_path` is where `workload_yaml` will lie."""
@@ -50,7 +51,8 @@ class Asked:
 def asked_by_options(name: str, configured: Configured, flags: Collection[str], data_dir: str, storage_options: Mapping[str, str]) -> Asked:
     """A request as `storagebench run` takes it. `flags` are those options of the workload model that `run` has."""
     shipped = name if name in known_workloads() else ""
-    return _asked(configured, shipped, flags, data_dir, storage_options, (data_dir,), exists=False)
+    accelerators = (configured.workload.run.num_accelerators,)
+    return _asked(configured, shipped, flags, data_dir, storage_options, (data_dir,), exists=False, accelerators=accelerators)
 
 
 def asked_by_run(run: Mapping[str, Any], flags: Collection[str], data_dir: str | None, storage_options: Mapping[str, str]) -> Asked:
@@ -60,7 +62,10 @@ def asked_by_run(run: Mapping[str, Any], flags: Collection[str], data_dir: str |
     url, options = _place_of(store, run["config"]["run"]["cache"])
     roots = (data_dir,) if data_dir else tuple(dict.fromkeys((url, run["store"]["root"])))
     shipped = _same_as_shipped(configured)
-    return _asked(configured, shipped, flags, data_dir or url, {**options, **storage_options}, roots, exists=True)
+    hosts: dict[str, int] = {}
+    for member in run.get("members") or [{"host": "", "ranks": configured.workload.run.num_accelerators}]:
+        hosts[member["host"]] = hosts.get(member["host"], 0) + member["ranks"]
+    return _asked(configured, shipped, flags, data_dir or url, {**options, **storage_options}, roots, exists=True, accelerators=tuple(hosts.values()))
 
 
 def _asked(
@@ -71,6 +76,7 @@ def _asked(
     storage_options: Mapping[str, str],
     roots: tuple[str, ...],
     exists: bool,
+    accelerators: tuple[int, ...],
 ) -> Asked:
     workload = configured.workload
     if "://" in data_dir and "@" in data_dir.split("://", 1)[1].split("/", 1)[0]:
@@ -85,6 +91,7 @@ def _asked(
         storage_options=dict(storage_options),
         data_roots=roots,
         exists=exists,
+        accelerators=accelerators,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from storagebench.errors import UsageError
@@ -87,7 +87,7 @@ def checked(place: Place) -> Place:
     if not place.mount_path.startswith("/") or ".." in place.mount_path.split("/") or place.mount_path == "/":
         raise UsageError(f"--mount-path {place.mount_path!r} is no absolute path below /", "such as /data")
     sizes = {name: quantity(f"--{name.replace('_', '-')}", size) for name in ("memory", "shm_size") if (size := getattr(place, name))}
-    return Place(**{**place.__dict__, **sizes, "mount_path": place.mount_path.rstrip("/")})
+    return replace(place, mount_path=place.mount_path.rstrip("/"), **sizes)
 
 
 def refuse_unreachable(asked: Asked, place: Place) -> None:

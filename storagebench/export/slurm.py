@@ -27,8 +27,7 @@ def memory_mib(memory: str) -> int:
 
 
 def sbatch(asked: Asked, place: Place, workload_path: str) -> str:
-    """The script's text. Each task has its results in a folder of its own (`member-N`): the place may be shared by the hosts or local to them, and that of
-    member 0 has the traces of all.
+    """The script's text. All tasks are given one folder for results, which the hosts may share or each have for itself: the run takes it as it finds it.
 
     Raises UsageError for what a batch script has no place for.
     """
@@ -44,19 +43,13 @@ def sbatch(asked: Asked, place: Place, workload_path: str) -> str:
             *lines,
             "#SBATCH --exclusive",
             f"#SBATCH --output={place.name}-%j.out",
-            "# Submit it with: sbatch [--partition=NAME ...] FILE. Options given there win. Results: $STORAGEBENCH_RESULTS, else ./results/JOB.",
+            "# Submit it with: sbatch [--partition=NAME ...] FILE. Options given there win. Results: $STORAGEBENCH_RESULTS, else ./results.",
             "set -euo pipefail",
             "",
-            f'results="${{STORAGEBENCH_RESULTS:-$PWD/results}}/{place.name}-$SLURM_JOB_ID"',
-            "# srun takes --cpus-per-task from its own options only, since Slurm 22.05.",
-            'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-}"',
-            '[ -n "$SRUN_CPUS_PER_TASK" ] || unset SRUN_CPUS_PER_TASK',
-            "",
-            "# A member that fails ends the others itself, and member 0 says in its report who it was: Slurm would kill it before.",
-            "# shellcheck disable=SC2016 # each task reads its own SLURM_PROCID",
-            "srun --kill-on-bad-exit=0 \\",
-            '    sh -c \'results=$1; shift; exec "$@" --results-dir "$results/member-$SLURM_PROCID"\' sh "$results" \\',
-            f'    {words} --run-id {place.name}-"$SLURM_JOB_ID"',
+            "# A member that fails ends the others itself, and member 0 says in its report who it was: srun would end it before.",
+            "# srun takes the cores of a task from its own options only, since Slurm 22.05.",
+            'srun --kill-on-bad-exit=0 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \\',
+            f'    {words} --results-dir "${{STORAGEBENCH_RESULTS:-$PWD/results}}" --run-id {place.name}-"$SLURM_JOB_ID"',
             "",
         ]
     )

@@ -65,7 +65,7 @@ def test_the_batch_script_runs_under_a_launcher_that_speaks_as_srun_does(saved: 
     assert (result.returncode, result.stdout) == (0, f"{script}\n"), result.stderr
     done = start(["bash", str(script)], tmp_path, SLURM_JOB_ID="17", SLURM_CPUS_PER_TASK="2")
     assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "results" / "again-17" / "member-0" / "again-17" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "results" / "again-17" / "summary.json").read_text())
     assert summary["status"] == "complete" and summary["run_id"] == "again-17"
 
 

@@ -158,6 +158,19 @@ def test_a_dataset_in_place_needs_both_of_its_places() -> None:
         export("job", asked, put(), None)
 
 
+def test_a_run_over_hosts_keeps_its_hosts() -> None:
+    """Two members of one host are one host with the accelerators of both."""
+    members = [{"host": "a", "ranks": 1}, {"host": "b", "ranks": 2}, {"host": "a", "ranks": 1}]
+    run = saved(load_workload("unet3d", SAID), {"kind": "posix", "root": "/data/x", "options": {}}, members=members)
+    assert asked_by_run(run, RUN_OPTIONS, None, {}).accelerators == (2, 2)
+    assert ask(("run.num_accelerators", 3, "--num-accelerators")).accelerators == (3,)
+    from storagebench.commands.export import _same_everywhere
+
+    assert _same_everywhere((2, 2)) == 2
+    with pytest.raises(UsageError, match="2 [+] 1 accelerators"):
+        _same_everywhere((2, 1))
+
+
 # The pod.
 
 
