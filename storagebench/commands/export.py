@@ -99,7 +99,7 @@ def _asked(run_or_workload: str, data_dir: str | None, options: Mapping[str, Any
                 f"{(given or ['--set'])[0]} changes the run, and {run_or_workload} is a saved one", "export the workload with its options instead"
             )
         run = read_run(folder)
-        if "plan" not in run or "store" not in run:
+        if "kind" in run:  # of queries
             raise UsageError(f"{run_or_workload} is no folder of `storagebench run`", "give such a one, or a workload")
         return asked_by_run(run, RUN_OPTIONS, data_dir, storage)
     if folder.is_dir():

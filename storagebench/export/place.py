@@ -86,8 +86,8 @@ def checked(place: Place) -> Place:
         raise UsageError(f"--cpu {place.cpu!r} is no number of cores", "such as 8 or 500m")
     if not place.mount_path.startswith("/") or ".." in place.mount_path.split("/") or place.mount_path == "/":
         raise UsageError(f"--mount-path {place.mount_path!r} is no absolute path below /", "such as /data")
-    sizes = {name: quantity(f"--{name.replace('_', '-')}", size) for name in ("memory", "shm_size") if (size := getattr(place, name))}
-    return replace(place, mount_path=place.mount_path.rstrip("/"), **sizes)
+    memory, shm = (quantity(option, size) if size else "" for option, size in (("--memory", place.memory), ("--shm-size", place.shm_size)))
+    return replace(place, mount_path=place.mount_path.rstrip("/"), memory=memory, shm_size=shm)
 
 
 def refuse_unreachable(asked: Asked, place: Place) -> None:

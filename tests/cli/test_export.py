@@ -117,6 +117,13 @@ def test_a_request_that_does_not_fit_is_refused_in_a_sentence(words: tuple[str, 
     assert why in result.stderr and "hint: " in result.stderr
 
 
+def test_a_run_of_queries_is_refused(saved: Path, tmp_path: Path, cli_here: Any) -> None:
+    run = json.loads((saved / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**run, "kind": "query"}))
+    result = cli_here("export", str(tmp_path), "--target", "job", "--image", "x")
+    assert result.returncode == 2 and "is no folder of `storagebench run`" in result.stderr
+
+
 def test_without_kfp_the_extra_is_named(saved: Path, data: Path, cli_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kfp", None)
     result = cli_here("export", str(saved), "--target", "kfp", "--image", "x", "--pvc", "data", "--mount-path", str(data.parent))

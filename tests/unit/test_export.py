@@ -167,7 +167,7 @@ def test_a_run_over_hosts_keeps_its_hosts() -> None:
     from storagebench.commands.export import _same_everywhere
 
     assert _same_everywhere((2, 2)) == 2
-    with pytest.raises(UsageError, match="2 [+] 1 accelerators"):
+    with pytest.raises(UsageError, match=re.escape("2 + 1 accelerators")):
         _same_everywhere((2, 1))
 
 
