@@ -131,6 +131,15 @@ def test_without_kfp_the_extra_is_named(saved: Path, data: Path, cli_here: Any, 
     assert "pip install 'storagebench[kubeflow]'" in result.stderr
 
 
+@pytest.mark.parametrize(("options", "code", "why"), [("[]", 3, "no dataset"), ("--loader direct", 2, "is no JSON list of words")])
+def test_the_program_of_the_component_fails_as_its_command_does(options: str, code: int, why: str, tmp_path: Path) -> None:
+    outputs = [word for name in ("run-folder", "html", "au", "metrics") for word in (f"--{name}", str(tmp_path / "out" / name))]
+    words = ["--workload", "quick", "--data-dir", str(tmp_path / "none"), "--options", options, *outputs]
+    done = start([sys.executable, "-P", "-m", "storagebench.export.kfpsteps", *words], tmp_path)
+    assert done.returncode == code and why in done.stderr and "hint: " in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
 def test_metric_lines_are_an_output_of_their_own(data: Path, cli_here: Any) -> None:
     for other in (("--json",), ("--repeat", "2")):
         result = cli_here("run", "quick", "--data-dir", str(data), *SHORT, "--metric-lines", *other)

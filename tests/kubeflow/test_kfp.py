@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from storagebench.errors import UsageError
+from storagebench.export.kfpsteps import executor_output
 from storagebench.export.targets import export
 
 kfp = pytest.importorskip("kfp")
@@ -115,6 +116,16 @@ def test_the_container_component_has_typed_figures_and_a_page(files: dict[str, s
     component = kfp.components.load_component_from_text(text)
     assert component.name == "storagebench-run"
     assert "enableCache: true" not in text
+
+
+def test_figures_reach_the_page_of_the_run_by_the_file_that_kfp_reads() -> None:
+    from google.protobuf import json_format
+    from kfp.pipeline_spec import pipeline_spec_pb2
+
+    text = executor_output({"au": 0.93, "valid": 1.0}, "metrics")
+    output = json_format.ParseDict(json.loads(text), pipeline_spec_pb2.ExecutorOutput())
+    (artifact,) = output.artifacts["metrics"].artifacts
+    assert artifact.name == "metrics" and dict(artifact.metadata) == {"au": 0.93, "valid": 1.0}
 
 
 def test_component_yaml_loads_and_compiles(tmp_path: Path) -> None:
