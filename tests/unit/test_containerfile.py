@@ -41,6 +41,13 @@ def test_the_links_of_the_package_lead_to_folders_that_are_copied() -> None:
     assert {path.resolve().name for path in links} <= copied and len(links) == 3
 
 
+def test_every_package_is_among_those_that_are_installed() -> None:
+    """The checkout has them all by its links; an image or a wheel has what pyproject.toml lists."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    here = {"storagebench", *(f"storagebench.{path.parent.name}" for path in (ROOT / "storagebench").glob("*/__init__.py"))}
+    assert sorted(listed) == sorted(here)
+
+
 def test_extras_exist_and_versions_are_pinned() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(defaults()["EXTRAS"].split(",")) <= set(extras)
