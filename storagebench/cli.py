@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("report", "Text, JSON, CSV or HTML out of saved runs."),
     "check": ("check", "Is a saved run valid; does it meet a rule set."),
     "compare": ("compare", "Better, worse, or not distinguishable; the exit code is for CI."),
+    "export": ("export", "A run as what starts it elsewhere: Kubernetes, Kubeflow, Slurm."),
     "selfcheck": ("selfcheck", "Does this machine measure known answers right."),
     "serve-s3": ("serve_s3", "A real S3 endpoint on loopback, for trying things out."),
     "demo": ("demo", "All of it at a small size, ending in a table and an HTML page."),

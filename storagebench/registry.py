@@ -90,6 +90,8 @@ def _load(entry: str, what: str, needs: tuple[str, ...], extra: str = "") -> Cal
 
 _PIP_NAMES = {"PIL": "pillow"}
 _CHECKOUT = Path(__file__).resolve().parents[1]
+# Where the links lead: in a checkout to folders that lie beside the package, and could be taken for libraries of these names; installed, into the package.
+_OURS = {(Path(__file__).parent / name).resolve() for name in ("loaders", "datasets", "configs")}
 
 
 def missing_modules(needs: tuple[str, ...]) -> list[str]:
@@ -103,7 +105,7 @@ def _is_installed(name: str) -> bool:
         found = importlib.util.find_spec(name)
     except ModuleNotFoundError:  # the package above a dotted name is not there
         return False
-    if found is None or found.origin is None or Path(found.origin).resolve().parent.parent != _CHECKOUT:
+    if found is None or found.origin is None or Path(found.origin).resolve().parent not in _OURS:
         return found is not None
     elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != _CHECKOUT]
     return importlib.machinery.PathFinder.find_spec(name, elsewhere) is not None

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 @click.option("--ceiling", is_flag=True, help="Probe the raw ceiling of the storage before and after, on the same shards in the same cache state.")
 @watch_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option(
+    "--metric-lines", is_flag=True, help="Print the figures as lines such as au=0.93, which Katib's collector reads; none of an invalid run."
+)
 @click.pass_obj
 def command(
     obj: dict[str, Any],
@@ -44,6 +47,7 @@ def command(
     repeat: int,
     ceiling: bool,
     as_json: bool,
+    metric_lines: bool,
     **values: Any,
 ) -> int:
     """Measure one loader on a dataset: accelerator utilisation (AU), throughput, stalls. WORKLOAD is a shipped one or a YAML file."""
@@ -54,6 +58,8 @@ def command(
     from storagebench.launchers import launched
     from storagebench.session import Request, default_run_id
 
+    if metric_lines:
+        _refuse_two_outputs(as_json, repeat)
     chosen = configured(workload, values, settings)
     with handling_signals(), closing(join(launched(os.environ))) as crew, watching(values, crew) as onlookers:
         request = Request(
@@ -70,17 +76,28 @@ def command(
         if repeat > 1:
             return _repeat(request, crew, onlookers, repeat, as_json)
         summary = _run_one(request, crew, onlookers)
-        return EXIT_OK if summary is None else _shown(summary, as_json)
+        return EXIT_OK if summary is None else _shown(summary, as_json, metric_lines)
 
 
-def _shown(summary: Mapping[str, Any], as_json: bool) -> int:
+def _shown(summary: Mapping[str, Any], as_json: bool, as_lines: bool) -> int:
     import json
 
+    from storagebench.report.metriclines import metric_lines
     from storagebench.report.text import one_run
 
-    click.echo(json.dumps(summary, indent=1) + "\n" if as_json else one_run(summary), nl=False)
+    text = json.dumps(summary, indent=1) + "\n" if as_json else metric_lines(summary) if as_lines else one_run(summary)
+    click.echo(text, nl=False)
     _say_errors(summary)
     return int(summary["exit_code"])
+
+
+def _refuse_two_outputs(as_json: bool, repeat: int) -> None:
+    from storagebench.errors import UsageError
+
+    if as_json or repeat > 1:
+        raise UsageError(
+            f"--metric-lines prints the figures of one run, and {'--json' if as_json else '--repeat'} prints something else", "give one of them"
+        )
 
 
 def _run_one(request: Request, crew: Crew, onlookers: Onlookers) -> Mapping[str, Any] | None:

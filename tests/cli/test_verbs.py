@@ -45,6 +45,8 @@ Verbs:
   check          Is a saved run valid; does it meet a rule set.
   compare        Better, worse, or not distinguishable; the exit code is for
                  CI.
+  export         A run as what starts it elsewhere: Kubernetes, Kubeflow,
+                 Slurm.
   selfcheck      Does this machine measure known answers right.
   serve-s3       A real S3 endpoint on loopback, for trying things out.
   demo           All of it at a small size, ending in a table and an HTML
@@ -129,6 +131,7 @@ def test_help(cli: Any) -> None:
         "report",
         "check",
         "compare",
+        "export",
         "selfcheck",
         "serve-s3",
         "demo",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,3 +157,16 @@ def test_list_shows_what_installs_a_loader_and_what_it_breaks(monkeypatch: pytes
     with pytest.raises(RankError) as caught:
         registry.open_loader("null")
     assert caught.value.hint == "pip install 'storagebench[grain]'"
+
+
+def test_an_installed_package_sees_the_libraries_beside_it(tmp_path: Path) -> None:
+    """Installed, our package lies in the same folder as all libraries; in a checkout, our own `datasets` lies beside it and is not the library."""
+    package = Path(registry.__file__).parent
+    shutil.copytree(package, tmp_path / "storagebench", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "torchlike").mkdir()
+    (tmp_path / "torchlike" / "__init__.py").touch()
+    code = "import json, storagebench.registry as r; print(json.dumps([r.__file__, r.missing_modules(('torchlike', 'nonesuch'))]))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [str(tmp_path / "storagebench" / "registry.py"), ["nonesuch"]]
