@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from storagebench.checks.case import Case, Found
-from storagebench.members import file_of_member, first_host, hosts_of, members_of
+from storagebench.members import files_of_members, first_host, hosts_of, members_of
 from storagebench.units import format_bytes, format_seconds
 
 # Effects below 3 % of the time give no verdict (reference/measurement.md section 2).
@@ -94,11 +94,12 @@ def _of_sample(rows: Sequence[Mapping[str, Any]], span: str) -> float:
 
 def lost(case: Case) -> Iterator[Found]:
     """Members that are gone: as member 0 saw it, and those that left no word while others ended."""
-    first = file_of_member(case.hosts, 0)
+    first = files_of_members(case.hosts).get(0)
     records = [] if first is None else first.of_kind("lost")
     for record in records:
         yield Found(f"{_member(record['member'], record['host'], record['ranks'])} was lost: {record['why']}", _LOST_HINT)
-    files = [(member, file_of_member(case.hosts, member["member"])) for member in members_of(case.run)]
+    by_member = files_of_members(case.hosts)
+    files = [(member, by_member.get(member["member"])) for member in members_of(case.run)]
     ended = [file is not None and bool(file.of_kind("end")) for _, file in files]
     if len(files) < 2 or case.complete or not any(ended):
         return
@@ -142,7 +143,7 @@ def _mount(host: Mapping[str, Any]) -> str:
     if not mount:
         return "no local file system"
     options = [option for option in (mount.get("options") or "").split(",") if option and option.partition("=")[0] not in _OWN_OPTIONS]
-    return f"{mount['type']} of {mount['device']}" + (f" ({','.join(sorted(options))})" if options else "")
+    return f"{mount['type']} of {mount.get('device') or 'an unknown device'}" + (f" ({','.join(sorted(options))})" if options else "")
 
 
 _ALIKE: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
@@ -170,6 +171,19 @@ def hosts_differ(case: Case) -> Iterator[Found]:
     if most > least * (1 + MEMORY_WITHIN):
         shown = {format_bytes(value): [host for host, memory in memories.items() if memory == value] for value in (least, most)}
         yield Found(f"the hosts differ in memory by {most / least - 1:.0%}, over {MEMORY_WITHIN:.0%}: {_who_has_what(shown)}", hint)
+
+
+def shared_machine(case: Case) -> Iterator[Found]:
+    """Hosts of one boot are one kernel (containers of one machine, say): what the kernel counts of it counts for each of them."""
+    of_boot: dict[str, list[str]] = {}
+    for host in hosts_of(case.run):
+        of_boot.setdefault(str(host.get("boot_id") or host.get("host")), []).append(str(host.get("host")))
+    for hosts in of_boot.values():
+        if len(hosts) > 1:
+            yield Found(
+                f"{len(hosts)} hosts are one machine ({', '.join(hosts[:_SHOWN])}): its cores, memory and device bytes count once for each",
+                "give each a machine of its own, or start one command on each machine, with more --num-accelerators",
+            )
 
 
 def _who_has_what(having: Mapping[str, Sequence[str]]) -> str:

@@ -335,6 +335,7 @@ TRIPS = (
     ),
     Trip("HOSTS_DIFFER", "cores", other_host(usable_cores=4), base="hosts"),
     Trip("HOSTS_DIFFER", "memory", other_host(memory_bytes=65 * 2**30), base="hosts"),
+    Trip("SHARED_MACHINE", "two containers", lambda d: [host.update(boot_id="x") for host in d.run["hosts"]], base="hosts"),
     Trip("CLOCK_SKEW", "ahead", lambda d: told_the_time(d, 301.0), base="hosts"),
     Trip("CLOCK_SKEW", "behind", lambda d: told_the_time(d, -9000.0), base="hosts"),
     Trip("LOST", "a host, and it was seen", lost_member, base="hosts", also=frozenset({"PARTIAL_RANKS"})),
