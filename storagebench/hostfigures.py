@@ -68,7 +68,7 @@ def _epochs_s(mine: Sequence[Rank]) -> float:
         for record in rank.of_kind("epoch_start"):
             begins[record["epoch"]] = min(begins.get(record["epoch"], record["start_ns"]), record["start_ns"])
         for each in rank.epochs:
-            ends[each.epoch] = max(ends.get(each.epoch, 0), each.end_ns)
+            ends[each.epoch] = max(ends.get(each.epoch, each.end_ns), each.end_ns)
     return sum(ends[epoch] - begin_ns for epoch, begin_ns in begins.items() if epoch in ends) / 1e9
 
 

@@ -553,6 +553,8 @@ def test_hosts_that_differ_are_named(bases: dict[str, Draft]) -> None:
 
 def test_who_was_lost_is_named_once(bases: dict[str, Draft]) -> None:
     assert said(bases, "LOST", lost_member) == ["member 1 on host node-2 with ranks 2, 3 was lost: no heartbeat for 10 s"]
+    (text,) = said(bases, "PARTIAL_RANKS", lost_host)
+    assert text.startswith("2 of 4 ranks did not finish: 2 on host node-2, 3 on host node-2; the run is incomplete (host node-2 was lost)")
     assert said(bases, "LOST", lost_host) == ["member 1 on host node-2 with ranks 2, 3 ended without a word"]
     assert said(bases, "LOST", no_trace_of_a_member) == ["member 1 on host node-2 with ranks 2, 3 left no trace"]
 
