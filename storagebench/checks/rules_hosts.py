@@ -11,8 +11,11 @@ from storagebench.units import format_bytes, format_seconds
 
 # Effects below 3 % of the time give no verdict (reference/measurement.md section 2).
 WAIT_AT_LEAST: Final = 0.03
-# Ranks that are alike come last equally often. One that has more than half of what is left over an equal part of the wait is not alike.
-OVER_EQUAL_PART: Final = 0.5
+# Ranks that are alike come last equally often. One that has a third more of what is left over its equal part is not alike; of two, one that has half
+# more: by chance alone ranks that are alike come over that in some 2 % of runs of 50 steps, and hardly in runs of 200 (exponential waits, simulated in
+# tests/unit/test_several_hosts.py).
+OVER_EQUAL_PART: Final = 1 / 3
+OVER_HALF: Final = 1 / 2
 # A request with an AWS Signature Version 4 has to arrive within 5 minutes of its time stamp, and so has a Kerberos ticket (MIT: `clockskew`, 300 s).
 CLOCK_SKEW_S: Final = 300.0
 # What a kernel keeps for itself differs by some MB between hosts of one model.
@@ -40,13 +43,23 @@ def straggler(case: Case) -> Iterator[Found]:
     parts = [max(kind, key=lambda part: part.caused_s) for kind in (_ranks(case), _hosts(case)) if kind]
     for part in parts:
         share = part.caused_s / wait_s
-        if part.caused_s > WAIT_AT_LEAST * window_s and share - part.size >= OVER_EQUAL_PART * (1 - part.size):
+        bound = over_equal_part(part.size)
+        if part.caused_s > WAIT_AT_LEAST * window_s and share >= bound:
             yield Found(
                 f"the ranks waited {format_seconds(wait_s)} of {format_seconds(window_s)} for the one that came last ({wait_s / window_s:.1%}), and "
-                f"{share:.0%} of that was for {part.name}, over {part.size + OVER_EQUAL_PART * (1 - part.size):.0%}; {_what_took_it(part, rows)}",
+                f"{share:.0%} of that was for {part.name}, over {bound:.0%}; {_what_took_it(part, rows)}",
                 f"see what differs about {part.name}: its network, its device, its shards, its share of the cores; or measure without it",
             )
             return
+
+
+def over_equal_part(size: float) -> float:
+    """From which share of the wait on a part of so many of all ranks is a straggler.
+
+    >>> [round(over_equal_part(1 / ranks), 3) for ranks in (2, 4, 64)]
+    [0.75, 0.5, 0.344]
+    """
+    return size + (OVER_HALF if size >= OVER_HALF else OVER_EQUAL_PART) * (1 - size)
 
 
 def _ranks(case: Case) -> list[_Part]:
