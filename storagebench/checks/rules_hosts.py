@@ -110,7 +110,10 @@ def lost(case: Case) -> Iterator[Found]:
     first = files_of_members(case.hosts).get(0)
     records = [] if first is None else first.of_kind("lost")
     for record in records:
-        yield Found(f"{_member(record['member'], record['host'], record['ranks'])} was lost: {record['why']}", _LOST_HINT)
+        why = str(record["why"])
+        if why.startswith("lost "):  # it begins with who was lost, which is said already
+            why = why.partition(": ")[2] or why
+        yield Found(f"{_member(record['member'], record['host'], record['ranks'])} was lost: {why}", _LOST_HINT)
     by_member = files_of_members(case.hosts)
     files = [(member, by_member.get(member["member"])) for member in members_of(case.run)]
     ended = [file is not None and bool(file.of_kind("end")) for _, file in files]

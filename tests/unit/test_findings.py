@@ -199,7 +199,7 @@ def lost_host(draft: Draft, *records: dict[str, Any]) -> None:
 
 
 def lost_member(draft: Draft) -> None:
-    lost_host(draft, {"kind": "lost", "member": 1, "host": "node-2", "ranks": [2, 3], "why": "no heartbeat for 10 s"})
+    lost_host(draft, {"kind": "lost", "member": 1, "host": "node-2", "ranks": [2, 3], "why": "lost host node-2: no heartbeat for 10 s"})
 
 
 def no_trace_of_a_member(draft: Draft) -> None:
