@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from storagebench.hostfiles import HostRecords
 from storagebench.members import first_files, members_of
-from storagebench.traces import Trace
 
 STABLE_WITHIN = 0.05
 
@@ -24,7 +24,9 @@ def stored_per_delivered(run: Mapping[str, Any], totals: Mapping[str, Any]) -> f
     return float(totals["storage_bytes"] / totals["delivered_bytes"])
 
 
-def ceiling_figures(run: Mapping[str, Any], hosts: Sequence[Trace], delivered_bytes_per_s: float | None, totals: Mapping[str, Any]) -> dict[str, Any]:
+def ceiling_figures(
+    run: Mapping[str, Any], hosts: Sequence[HostRecords], delivered_bytes_per_s: float | None, totals: Mapping[str, Any]
+) -> dict[str, Any]:
     """`ceiling_bytes_per_s`, `ceiling_range_bytes_per_s` ([lower, higher] of before and after), `fraction_of_ceiling`; None where unknown.
 
     Hosts that are probed at the same time share the storage, so what each was given adds up; where one has none, the sum is not known. The ceiling is the
@@ -46,18 +48,18 @@ def ceiling_figures(run: Mapping[str, Any], hosts: Sequence[Trace], delivered_by
     }
 
 
-def headroom_bytes_per_s(run: Mapping[str, Any], hosts: Sequence[Trace]) -> float | None:
+def headroom_bytes_per_s(run: Mapping[str, Any], hosts: Sequence[HostRecords]) -> float | None:
     """What the storage gave to more readers after the run, all hosts at once; None where one of them has no such figure."""
     return _sum_of_hosts(_files_of_hosts(run, hosts), "headroom", None)
 
 
-def _files_of_hosts(run: Mapping[str, Any], hosts: Sequence[Trace]) -> list[Trace | None]:
+def _files_of_hosts(run: Mapping[str, Any], hosts: Sequence[HostRecords]) -> list[HostRecords | None]:
     """The file of each host's first member; None for a host that left none."""
     files = first_files(hosts)
     return [files.get(host) for host in dict.fromkeys(member["host"] for member in members_of(run))]
 
 
-def _sum_of_hosts(files: Sequence[Trace | None], kind: str, when: str | None) -> float | None:
+def _sum_of_hosts(files: Sequence[HostRecords | None], kind: str, when: str | None) -> float | None:
     """The last rate that each host wrote down in records of this kind, added up."""
     total = 0.0
     for file in files:
@@ -74,7 +76,7 @@ def is_unstable(low: float, high: float) -> bool:
     return high > low * (1 + STABLE_WITHIN)
 
 
-def probe_before_s(hosts: Sequence[Trace]) -> float:
+def probe_before_s(hosts: Sequence[HostRecords]) -> float:
     """Seconds that the probe before the run took: they are no part of its start."""
     records = [record for trace in hosts for record in trace.of_kind("ceiling") if record["when"] == "before"]
     return max(((record["monotonic_ns"] - record["begin_ns"]) / 1e9 for record in records), default=0.0)

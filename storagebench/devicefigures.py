@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from storagebench.hostfiles import DeviceTotals, HostRecords, samples_of
 from storagebench.ranks import Ranks
-from storagebench.traces import Trace
 
 _DEVICE = "cuda"
 
 
-def device_figures(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace]) -> dict[str, Any]:
+def device_figures(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[HostRecords]) -> dict[str, Any]:
     """`copy_s`: seconds in which batches of the measured steps went onto the device, mean of the ranks; `devices`: a row for each that NVML saw."""
     used = run["config"]["run"].get("accelerator", "").partition(":")[0] == _DEVICE
     copies_s = [rank.copy_s for rank in ranks]
     return {"copy_s": sum(copies_s) / len(copies_s) if used and copies_s else None, "devices": _rows(hosts)}
 
 
-def _rows(hosts: Sequence[Trace]) -> list[dict[str, Any]]:
-    """Mean of utilisation and throughput, largest memory, of each device over the samples of all members that saw it."""
-    order = {host: position for position, host in enumerate(dict.fromkeys(trace.header.get("host") for trace in hosts))}
-    samples: dict[tuple[int, int], list[Mapping[str, Any]]] = defaultdict(list)
-    for trace in hosts:
-        for record in trace.of_kind("host"):
-            for device in record.get("devices", []):
-                samples[order[trace.header.get("host")], device["index"]].append(device)
-    names = list(order)
+def _rows(hosts: Sequence[HostRecords]) -> list[dict[str, Any]]:
+    """Mean of utilisation and throughput, largest memory, of each device over the samples of all members of its host that saw it."""
+    of_host: dict[Any, dict[int, DeviceTotals]] = {}
+    for file in hosts:
+        mine = of_host.setdefault(file.header.get("host"), {})
+        for index, totals in samples_of(file).devices.items():
+            mine.setdefault(index, DeviceTotals(totals.name)).add(totals)
     return [
         {
-            "host": names[host],
+            "host": host,
             "index": index,
-            "name": rows[0]["name"],
-            "utilisation": _mean(rows, "utilisation"),
-            "memory_used_bytes": max((row["memory_used_bytes"] for row in rows if row["memory_used_bytes"] is not None), default=None),
-            "pcie_rx_bytes_per_s": _mean(rows, "pcie_rx_bytes_per_s"),
-            "pcie_tx_bytes_per_s": _mean(rows, "pcie_tx_bytes_per_s"),
+            "name": totals.name,
+            "utilisation": totals.mean("utilisation"),
+            "memory_used_bytes": totals.memory_used_bytes,
+            "pcie_rx_bytes_per_s": totals.mean("pcie_rx_bytes_per_s"),
+            "pcie_tx_bytes_per_s": totals.mean("pcie_tx_bytes_per_s"),
         }
-        for (host, index), rows in sorted(samples.items())
+        for host, devices in of_host.items()
+        for index, totals in sorted(devices.items())
     ]
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    known = [row[name] for row in rows if row[name] is not None]
-    return sum(known) / len(known) if known else None

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from storagebench.members import first_files, first_host, hosts_of, members_of
+from storagebench.hostfiles import HostRecords, Samples, samples_of
+from storagebench.members import files_of_members, first_files, first_host, hosts_of, members_of
 from storagebench.ranks import Rank, Ranks
-from storagebench.traces import Trace
 from storagebench.window import RankWindow
 
 _Row = Mapping[str, Any]
@@ -68,7 +68,7 @@ def _epochs_s(mine: Sequence[Rank]) -> float:
         for record in rank.of_kind("epoch_start"):
             begins[record["epoch"]] = min(begins.get(record["epoch"], record["start_ns"]), record["start_ns"])
         for each in rank.epochs:
-            ends[each.epoch] = max(ends.get(each.epoch, 0), each.end_ns)
+            ends[each.epoch] = max(ends.get(each.epoch, each.end_ns), each.end_ns)
     return sum(ends[epoch] - begin_ns for epoch, begin_ns in begins.items() if epoch in ends) / 1e9
 
 
@@ -92,19 +92,23 @@ def epoch_duration_s(ends_of_hosts: Iterable[Sequence[_Row]]) -> float:
 # -- the rows of `per_host` ------------------------------------------------------------------------------------------------------------------------------
 
 
-def per_host(run: _Row, ranks: Ranks, windows: Sequence[RankWindow], hosts: Sequence[Trace], caused_s: Sequence[float]) -> list[dict[str, Any]]:
+def per_host(run: _Row, ranks: Ranks, windows: Sequence[RankWindow], hosts: Sequence[HostRecords], caused_s: Sequence[float]) -> list[dict[str, Any]]:
     """A row for each host of the run. `caused_s`: for each rank, how long the ranks waited in the mean because it came last."""
     indices: dict[str, list[int]] = {}
     for index, rank in enumerate(ranks):
         indices.setdefault(str(rank.host), []).append(index)
-    files, facts = first_files(hosts), {str(host.get("host")): host for host in hosts_of(run)}
+    firsts, facts = first_files(hosts), {str(host.get("host")): host for host in hosts_of(run)}
+    files, peaks = files_of_members(hosts), _peaks(run, hosts)
+    members: dict[str, list[int]] = {}
+    for member in members_of(run):
+        members.setdefault(str(member["host"]), []).append(member["member"])
     return [
         {
             "host": label,
             **_of_ranks(ranks, windows, caused_s, indices.get(label, [])),
-            **_of_file(files.get(label)),
-            "peak_rss_bytes": peak_rss_bytes(run, hosts, label),
-            **clock_offset(run, hosts, label),
+            **_of_file(firsts.get(label)),
+            "peak_rss_bytes": total([peaks[number] for number in members.get(label, [])]),
+            **_offset(members.get(label, []), files),
             **_facts(facts.get(label, {})),
         }
         for label in labels_of(run, ranks)
@@ -143,40 +147,33 @@ def cores_in_use(ends: Sequence[_Row]) -> dict[str, float | None]:
     }
 
 
-def _of_file(file: Trace | None) -> dict[str, Any]:
+def _of_file(file: HostRecords | None) -> dict[str, Any]:
     """What the samples of a host's first member say of the whole host."""
-    samples = [] if file is None else file.of_kind("host")
+    samples = Samples() if file is None else samples_of(file)
     return {
-        "block_device_read_bytes": _growth(samples, "device_read_bytes"),
-        "cpu_busy_s": _growth(samples, "cpu_user_s", "cpu_system_s"),
-        "cpu_steal_s": _growth(samples, "cpu_steal_s"),
+        "block_device_read_bytes": samples.growth("device_read_bytes"),
+        "cpu_busy_s": samples.growth("cpu_user_s", "cpu_system_s"),
+        "cpu_steal_s": samples.growth("cpu_steal_s"),
     }
 
 
-def _growth(samples: Sequence[_Row], *names: str) -> float | None:
-    """How much these cumulative host counters grew over the samples."""
-    if len(samples) < 2 or any(samples[0][name] is None for name in names):
-        return None
-    return float(sum(samples[-1][name] - samples[0][name] for name in names))
-
-
-def peak_rss_bytes(run: _Row, hosts: Sequence[Trace], host: str | None = None) -> int | None:
-    """The peaks of all members, or of those on one host, added up; None where one of them left no sample."""
-    asked = {member["member"] for member in members_of(run) if host is None or member["host"] == host}
-    peaks: dict[int, int | None] = dict.fromkeys(asked)
-    for trace in hosts:
-        if trace.header.get("member") in asked:
-            peaks[trace.header["member"]] = max((record["rss_bytes"] for record in trace.of_kind("host")), default=None)
-    found: int | None = total(list(peaks.values()))
+def peak_rss_bytes(run: _Row, hosts: Sequence[HostRecords]) -> int | None:
+    """The peaks of all members added up; None where one of them left no sample."""
+    found: int | None = total(list(_peaks(run, hosts).values()))
     return found
 
 
-def clock_offset(run: _Row, hosts: Sequence[Trace], host: str) -> dict[str, float | None]:
-    """How far a host's wall clock was ahead of member 0's, by the exchange of the shortest round trip; it is 0 on member 0's own host."""
-    mine = {member["member"] for member in members_of(run) if member["host"] == host}
+def _peaks(run: _Row, hosts: Sequence[HostRecords]) -> dict[int, int | None]:
+    files = files_of_members(hosts)
+    numbers = [member["member"] for member in members_of(run)]
+    return {number: samples_of(files[number]).peak_rss_bytes if number in files else None for number in numbers}
+
+
+def _offset(mine: Sequence[int], files: Mapping[int, HostRecords]) -> dict[str, float | None]:
+    """How far the wall clock of these members' host was ahead of member 0's, by the exchange of the shortest round trip; 0 on member 0's own host."""
     if 0 in mine:
         return {"wall_offset_s": 0.0, "wall_offset_uncertainty_s": 0.0}
-    found = [record for trace in hosts if trace.header.get("member") in mine for record in trace.of_kind("clock")]
+    found = [record for number in mine if number in files for record in files[number].of_kind("clock")]
     best = min(found, key=lambda record: float(record["uncertainty_s"]), default=None)
     return {
         "wall_offset_s": None if best is None else best["wall_offset_s"],

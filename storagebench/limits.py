@@ -17,9 +17,10 @@ from typing import Any
 
 from storagebench.ceiling import headroom_bytes_per_s, stored_per_delivered
 from storagebench.hostfigures import by_host, cores_in_use, total
+from storagebench.hostfiles import HostRecords
 from storagebench.members import hosts_of
 from storagebench.ranks import Ranks
-from storagebench.traces import Ints, Trace
+from storagebench.traces import Ints
 from storagebench.window import RankWindow
 
 _FETCH = "fetch"
@@ -27,7 +28,7 @@ SLOWEST_ONE_IN = 50
 
 
 def limits(
-    run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace], windows: Sequence[RankWindow], figures: Mapping[str, Any]
+    run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[HostRecords], windows: Sequence[RankWindow], figures: Mapping[str, Any]
 ) -> dict[str, float | None]:
     """The limits, and the shares that say why. `figures`: the summary so far (totals, rates, ceilings, workers)."""
     ends = [record for rank in ranks for record in rank.of_kind("epoch_end")]
@@ -80,7 +81,7 @@ def _workers(figures: Mapping[str, Any], ranks: Ranks) -> dict[str, float | None
     }
 
 
-def _storage(run: Mapping[str, Any], hosts: Sequence[Trace], figures: Mapping[str, Any]) -> float | None:
+def _storage(run: Mapping[str, Any], hosts: Sequence[HostRecords], figures: Mapping[str, Any]) -> float | None:
     """The raw rate over the bytes that a sample takes from the storage: of --ceiling, else of the headroom probe."""
     rate = figures["ceiling_bytes_per_s"]
     if rate is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from storagebench.traces import Trace
+from storagebench.hostfiles import HostRecords
 
 _Run = Mapping[str, Any]
 _Row = Mapping[str, Any]
@@ -76,21 +76,22 @@ def is_first_of_host(run: _Run, member: int) -> bool:
     return bool(next(one["member"] for one in members_of(run) if one["host"] == mine) == member)
 
 
-def file_of_member(hosts: Iterable[Trace], member: int) -> Trace | None:
-    """The host file that this member wrote; None where it is not there. A file without a header (of a process that died at once) is nobody's."""
-    return next((trace for trace in hosts if trace.header.get("member") == member), None)
+def files_of_members(hosts: Iterable[HostRecords]) -> dict[int, HostRecords]:
+    """The host file that each member wrote, in the order of the members. A file without a header (of a process that died at once) is nobody's."""
+    found = {int(trace.header["member"]): trace for trace in hosts if "member" in trace.header}
+    return dict(sorted(found.items()))
 
 
-def first_files(hosts: Iterable[Trace]) -> dict[Any, Trace]:
+def first_files(hosts: Iterable[HostRecords]) -> dict[Any, HostRecords]:
     """The file of each host's first member, by the host's label: what is counted once for a host stands there."""
-    found: dict[Any, Trace] = {}
-    for trace in sorted((each for each in hosts if "member" in each.header), key=lambda each: int(each.header["member"])):
+    found: dict[Any, HostRecords] = {}
+    for trace in files_of_members(hosts).values():
         found.setdefault(trace.header.get("host"), trace)
     return found
 
 
-def end_of_run(hosts: Iterable[Trace]) -> _Row | None:
+def end_of_run(hosts: Iterable[HostRecords]) -> _Row | None:
     """How the run ended: the `end` record of member 0, whose word counts, whatever the order of the files. None where it wrote none."""
-    first = file_of_member(hosts, 0)
+    first = files_of_members(hosts).get(0)
     ends = [] if first is None else first.of_kind("end")
     return ends[0] if ends else None

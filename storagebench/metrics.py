@@ -12,6 +12,7 @@ from storagebench.cachefigures import per_epoch, worst_epoch
 from storagebench.ceiling import ceiling_figures, probe_before_s
 from storagebench.devicefigures import device_figures
 from storagebench.hostfigures import num_hosts, peak_rss_bytes, per_host, span_times, total
+from storagebench.hostfiles import HostRecords
 from storagebench.limits import limits
 from storagebench.members import end_of_run
 from storagebench.ranks import Rank, Ranks, quantiles
@@ -23,7 +24,7 @@ from storagebench.writefigures import write_figures
 Summary = dict[str, Any]
 
 
-def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace], writers: Sequence[Trace] = ()) -> Summary:
+def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[HostRecords], writers: Sequence[Trace] = ()) -> Summary:
     """Everything of `summary.json` but the findings, which `storagebench.checks` adds. Ranks and writers without a trace are simply not there."""
     windows = [rank.window for rank in ranks]
     if run["config"]["run"].get("sync") == "step":
@@ -164,7 +165,7 @@ def _mean_ns(windows: Sequence[RankWindow], name: str) -> float | None:
     return float(sum(values) / len(values)) if values else None
 
 
-def _cpu(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace], delivered_bytes: int) -> Summary:
+def _cpu(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[HostRecords], delivered_bytes: int) -> Summary:
     ends = [record for rank in ranks for record in rank.of_kind("epoch_end")]
     cpu_s = sum(record["rank_cpu_s"] + record["worker_cpu_s"] for record in ends) if ends else None
     return {

@@ -52,9 +52,10 @@ class LastOfSteps:
     def take(self, rank: int, epochs: Ints, steps: Ints, values: Ints) -> None:
         """The values of the rank with this index, each step once."""
         keys = _keys(epochs, steps)
+        at: slice | Ints = slice(None)  # the same steps as those before: nearly always
         if not np.array_equal(keys, self._keys):
             self._make_room(keys)
-        at = np.searchsorted(self._keys, keys)
+            at = np.searchsorted(self._keys, keys)
         least = self._least[at]
         self._who[at] = np.where(values < least, rank, np.where(values == least, NOBODY, self._who[at]))
         self._least[at] = np.minimum(least, values)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from storagebench.hostfiles import HostRecords
 from storagebench.ranks import Ranks
 from storagebench.traces import Trace
 
@@ -20,7 +21,7 @@ class Case:
     run: Mapping[str, Any]
     summary: Mapping[str, Any]
     ranks: Ranks
-    hosts: Sequence[Trace]
+    hosts: Sequence[HostRecords]
     writers: Sequence[Trace] = ()
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from storagebench.errors import RunInvalidError, UsageError
-from storagebench.members import hosts_of
+from storagebench.members import hosts_of, members_of
 from storagebench.ranks import Ranks
 from storagebench.units import format_seconds
 
@@ -58,6 +58,14 @@ def _options(options: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in sorted(options.items()) if key != "clock_id") or "none"
 
 
+def _each_hosts_ranks(run: Mapping[str, Any]) -> str:
+    """`2 + 1 + 1`."""
+    counts: dict[str, int] = {}
+    for member in members_of(run):
+        counts[member["host"]] = counts.get(member["host"], 0) + member["ranks"]
+    return " + ".join(map(str, counts.values()))
+
+
 _SAME: Final[Mapping[str, Fact]] = {
     "workload": _summary("workload"),
     "compute time": lambda saved: format_seconds(saved.summary["compute_time_s"]),
@@ -89,6 +97,8 @@ _SURROUNDINGS: Final[Mapping[str, Fact]] = {
     "sample order seed": _config("run", "seed"),
     "host": lambda saved: ", ".join(str(row.get("host")) for row in hosts_of(saved.run)),
     "hosts": _summary("num_hosts"),
+    "accelerators on each host": lambda saved: _each_hosts_ranks(saved.run),
+    "launcher": lambda saved: saved.run.get("launcher") or "none",
 }
 
 

@@ -64,6 +64,7 @@ RULES: tuple[Rule, ...] = (
     Rule("RANK_SKEW", WARNING, rules_time.rank_skew),
     Rule("STRAGGLER", WARNING, rules_hosts.straggler),
     Rule("HOSTS_DIFFER", WARNING, rules_hosts.hosts_differ),
+    Rule("SHARED_MACHINE", WARNING, rules_hosts.shared_machine),
     Rule("SMALL_DATASET", WARNING, rules_bytes.small_dataset),
     Rule("HOST_LIMITED", WARNING, rules_time.host_limited),
     Rule("DECODE_LIMITED", WARNING, rules_time.decode_limited),

@@ -10,9 +10,10 @@ from storagebench.checks.case import ERROR, Case
 from storagebench.checks.findings import find
 from storagebench.diagnosis.online import attribute
 from storagebench.errors import EXIT_DATASET, EXIT_INVALID, EXIT_OK
+from storagebench.hostfiles import HostRecords, read_host_files
 from storagebench.metrics import Summary, summarise
 from storagebench.ranks import Ranks
-from storagebench.records import RUN_FILE, SUMMARY_FILE, host_traces, rank_traces, read_run, write_json, writer_traces
+from storagebench.records import RUN_FILE, SUMMARY_FILE, rank_traces, read_run, write_json, writer_traces
 from storagebench.traces import Trace, TraceFiles, read_trace
 
 
@@ -21,15 +22,15 @@ def judge(run_dir: Path) -> Summary:
     return judge_records(*read_records(run_dir))
 
 
-def read_records(run_dir: Path) -> tuple[dict[str, Any], Ranks, list[Trace], list[Trace]]:
+def read_records(run_dir: Path) -> tuple[dict[str, Any], Ranks, list[HostRecords], list[Trace]]:
     """`run.json`, what is needed of the ranks' traces, one after another, the hosts', and the writers'. A rank that died before its header was written is not
     there."""
     run = read_run(run_dir)
-    hosts, writers = ([read_trace(path) for path in paths(run_dir)] for paths in (host_traces, writer_traces))
-    return run, Ranks(run, TraceFiles(rank_traces(run_dir))), hosts, writers
+    writers = [read_trace(path) for path in writer_traces(run_dir)]
+    return run, Ranks(run, TraceFiles(rank_traces(run_dir))), read_host_files(run_dir), writers
 
 
-def judge_records(run: Mapping[str, Any], ranks: Ranks, hosts: list[Trace], writers: Sequence[Trace] = ()) -> Summary:
+def judge_records(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[HostRecords], writers: Sequence[Trace] = ()) -> Summary:
     """The same from records in memory."""
     summary = attributed(run, ranks, hosts, writers)
     findings = find(Case(run, summary, ranks, hosts, writers))
@@ -40,7 +41,7 @@ def judge_records(run: Mapping[str, Any], ranks: Ranks, hosts: list[Trace], writ
     return summary
 
 
-def attributed(run: Mapping[str, Any], ranks: Ranks, hosts: list[Trace], writers: Sequence[Trace] = ()) -> Summary:
+def attributed(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[HostRecords], writers: Sequence[Trace] = ()) -> Summary:
     """The summary with what stood in the run's way, before the findings."""
     summary = summarise(run, ranks, hosts, writers)
     verdict = attribute(run, summary)

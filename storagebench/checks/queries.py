@@ -17,11 +17,11 @@ from storagebench.checks.case import ERROR
 from storagebench.checks.query_rules import find_in_queries
 from storagebench.checks.query_trial import Trial
 from storagebench.errors import EXIT_DATASET, EXIT_INVALID, EXIT_OK
+from storagebench.hostfiles import HostRecords, read_host_files
 from storagebench.members import end_of_run
 from storagebench.queryrecords import QueryTrace, query_traces, read_query_trace
-from storagebench.records import SUMMARY_FILE, host_traces, read_run, write_json
+from storagebench.records import SUMMARY_FILE, read_run, write_json
 from storagebench.scenarios.verdict import EarlyStopping, early_stopping_text
-from storagebench.traces import Trace, read_trace
 
 Summary = dict[str, Any]
 LATE_ISSUE_S: Final = (
@@ -35,7 +35,7 @@ def judge_query_run(run_dir: Path) -> Summary:
     """The summary of a saved query run. Raises UsageError where it is no run folder, DatasetError where a trace is damaged."""
     run = read_run(run_dir)
     traces = [read_query_trace(path) for path in query_traces(run_dir)]
-    return judge_query_records(run, traces, [read_trace(path) for path in host_traces(run_dir)])
+    return judge_query_records(run, traces, read_host_files(run_dir))
 
 
 def write_query_summary(run_dir: Path) -> Summary:
@@ -45,7 +45,7 @@ def write_query_summary(run_dir: Path) -> Summary:
     return summary
 
 
-def judge_query_records(run: Mapping[str, Any], traces: Sequence[QueryTrace], hosts: Sequence[Trace]) -> Summary:
+def judge_query_records(run: Mapping[str, Any], traces: Sequence[QueryTrace], hosts: Sequence[HostRecords]) -> Summary:
     """The same from records in memory."""
     trials = [Trial(run, trace) for trace in traces]
     held = [trial for trial in trials if trial.valid]

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from storagebench.checks.case import Case, Found
-from storagebench.members import file_of_member, first_host, hosts_of, members_of
+from storagebench.members import files_of_members, first_host, hosts_of, members_of
 from storagebench.units import format_bytes, format_seconds
 
 # Effects below 3 % of the time give no verdict (reference/measurement.md section 2).
 WAIT_AT_LEAST: Final = 0.03
-# Ranks that are alike come last equally often. One that has more than half of what is left over an equal part of the wait is not alike.
-OVER_EQUAL_PART: Final = 0.5
+# Ranks that are alike come last equally often. One that has a third more of what is left over its equal part is not alike; of two, one that has half
+# more: by chance alone ranks that are alike come over that in some 2 % of runs of 50 steps, and hardly in runs of 200 (exponential waits, simulated in
+# tests/unit/test_several_hosts.py).
+OVER_EQUAL_PART: Final = 1 / 3
+OVER_HALF: Final = 1 / 2
 # A request with an AWS Signature Version 4 has to arrive within 5 minutes of its time stamp, and so has a Kerberos ticket (MIT: `clockskew`, 300 s).
 CLOCK_SKEW_S: Final = 300.0
 # What a kernel keeps for itself differs by some MB between hosts of one model.
@@ -40,13 +43,23 @@ def straggler(case: Case) -> Iterator[Found]:
     parts = [max(kind, key=lambda part: part.caused_s) for kind in (_ranks(case), _hosts(case)) if kind]
     for part in parts:
         share = part.caused_s / wait_s
-        if part.caused_s > WAIT_AT_LEAST * window_s and share - part.size >= OVER_EQUAL_PART * (1 - part.size):
+        bound = over_equal_part(part.size)
+        if part.caused_s > WAIT_AT_LEAST * window_s and share >= bound:
             yield Found(
                 f"the ranks waited {format_seconds(wait_s)} of {format_seconds(window_s)} for the one that came last ({wait_s / window_s:.1%}), and "
-                f"{share:.0%} of that was for {part.name}, over {part.size + OVER_EQUAL_PART * (1 - part.size):.0%}; {_what_took_it(part, rows)}",
+                f"{share:.0%} of that was for {part.name}, over {bound:.0%}; {_what_took_it(part, rows)}",
                 f"see what differs about {part.name}: its network, its device, its shards, its share of the cores; or measure without it",
             )
             return
+
+
+def over_equal_part(size: float) -> float:
+    """From which share of the wait on a part of so many of all ranks is a straggler.
+
+    >>> [round(over_equal_part(1 / ranks), 3) for ranks in (2, 4, 64)]
+    [0.75, 0.5, 0.344]
+    """
+    return size + (OVER_HALF if size >= OVER_HALF else OVER_EQUAL_PART) * (1 - size)
 
 
 def _ranks(case: Case) -> list[_Part]:
@@ -94,11 +107,15 @@ def _of_sample(rows: Sequence[Mapping[str, Any]], span: str) -> float:
 
 def lost(case: Case) -> Iterator[Found]:
     """Members that are gone: as member 0 saw it, and those that left no word while others ended."""
-    first = file_of_member(case.hosts, 0)
+    first = files_of_members(case.hosts).get(0)
     records = [] if first is None else first.of_kind("lost")
     for record in records:
-        yield Found(f"{_member(record['member'], record['host'], record['ranks'])} was lost: {record['why']}", _LOST_HINT)
-    files = [(member, file_of_member(case.hosts, member["member"])) for member in members_of(case.run)]
+        why = str(record["why"])
+        if why.startswith("lost "):  # it begins with who was lost, which is said already
+            why = why.partition(": ")[2] or why
+        yield Found(f"{_member(record['member'], record['host'], record['ranks'])} was lost: {why}", _LOST_HINT)
+    by_member = files_of_members(case.hosts)
+    files = [(member, by_member.get(member["member"])) for member in members_of(case.run)]
     ended = [file is not None and bool(file.of_kind("end")) for _, file in files]
     if len(files) < 2 or case.complete or not any(ended):
         return
@@ -142,7 +159,7 @@ def _mount(host: Mapping[str, Any]) -> str:
     if not mount:
         return "no local file system"
     options = [option for option in (mount.get("options") or "").split(",") if option and option.partition("=")[0] not in _OWN_OPTIONS]
-    return f"{mount['type']} of {mount['device']}" + (f" ({','.join(sorted(options))})" if options else "")
+    return f"{mount['type']} of {mount.get('device') or 'an unknown device'}" + (f" ({','.join(sorted(options))})" if options else "")
 
 
 _ALIKE: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
@@ -170,6 +187,19 @@ def hosts_differ(case: Case) -> Iterator[Found]:
     if most > least * (1 + MEMORY_WITHIN):
         shown = {format_bytes(value): [host for host, memory in memories.items() if memory == value] for value in (least, most)}
         yield Found(f"the hosts differ in memory by {most / least - 1:.0%}, over {MEMORY_WITHIN:.0%}: {_who_has_what(shown)}", hint)
+
+
+def shared_machine(case: Case) -> Iterator[Found]:
+    """Hosts of one boot are one kernel (containers of one machine, say): what the kernel counts of it counts for each of them."""
+    of_boot: dict[str, list[str]] = {}
+    for host in hosts_of(case.run):
+        of_boot.setdefault(str(host.get("boot_id") or host.get("host")), []).append(str(host.get("host")))
+    for hosts in of_boot.values():
+        if len(hosts) > 1:
+            yield Found(
+                f"{len(hosts)} hosts are one machine ({', '.join(hosts[:_SHOWN])}): its cores, memory and device bytes count once for each",
+                "give each a machine of its own, or start one command on each machine, with more --num-accelerators",
+            )
 
 
 def _who_has_what(having: Mapping[str, Sequence[str]]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from storagebench.checks.case import Case, Found
-from storagebench.members import first_host
+from storagebench.members import first_host, host_of_rank
 from storagebench.records import config_digest
 from storagebench.units import format_seconds
 
@@ -26,8 +26,12 @@ def partial_run(case: Case) -> Iterator[Found]:
 def partial_ranks(case: Case) -> Iterator[Found]:
     lost = _lost_ranks(case)
     if lost:
-        names = ", ".join(map(str, lost[:_SHOWN]))
+        names = ", ".join(_named(case, rank) for rank in lost[:_SHOWN])
         yield Found(f"{len(lost)} of {case.summary['world_size']} ranks did not finish: {names}; {_unfinished(case)}", "run it again for a result")
+
+
+def _named(case: Case, rank: int) -> str:
+    return f"{rank} on host {host_of_rank(case.run, rank)}" if case.summary["num_hosts"] > 1 else str(rank)
 
 
 def _lost_ranks(case: Case) -> list[int]:

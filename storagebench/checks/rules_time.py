@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from storagebench.checks.case import Case, Found
+from storagebench.hostfiles import SAMPLE, samples_of
 from storagebench.members import first_files
 from storagebench.ranks import Rank
 from storagebench.units import format_seconds
@@ -155,7 +156,7 @@ def vm_steal(case: Case) -> Iterator[Found]:
     """CPU time that the hypervisor gave to others, as a share of this host's while the ranks ran."""
     for trace in first_files(case.hosts).values():
         begin_ns, end_ns = _span_ns([rank for rank in case.ranks if rank.host == trace.header.get("host")])
-        samples = [record for record in trace.of_kind("host") if begin_ns <= record["monotonic_ns"] <= end_ns]
+        samples = [record for record in samples_of(trace).kept if begin_ns <= record["monotonic_ns"] <= end_ns]
         if len(samples) < 2 or any(samples[0].get(name) is None for name in _CPU_SECONDS):
             continue
         grown = {name: samples[-1][name] - samples[0][name] for name in _CPU_SECONDS}
@@ -178,8 +179,9 @@ def _span_ns(ranks: Sequence[Rank]) -> tuple[int, int]:
 def clock_step(case: Case) -> Iterator[Found]:
     """Slewing moves both clocks alike; only a step (or a suspend) moves them apart."""
     for trace in first_files(case.hosts).values():
-        pairs: list[Mapping[str, Any]] = [trace.header, *trace.others]
+        pairs: list[Mapping[str, Any]] = [trace.header, *(record for record in trace.others if record["kind"] != SAMPLE)]
         offsets = [record["wall_ns"] - record["monotonic_ns"] for record in pairs if "wall_ns" in record and "monotonic_ns" in record]
+        offsets += samples_of(trace).offsets_ns or ()
         apart_ns = max(offsets, default=0) - min(offsets, default=0)
         if apart_ns > CLOCK_STEP_NS:
             yield Found(

@@ -12,10 +12,10 @@ from storagebench.checks.queries import judge_query_run
 from storagebench.diagnosis.ladder import Diagnosis
 from storagebench.diagnosis.saved import DIAGNOSIS_FILE, judged, load
 from storagebench.errors import UsageError
+from storagebench.hostfiles import HostRecords
 from storagebench.queryrecords import is_query_run
 from storagebench.ranks import Ranks
 from storagebench.records import read_run
-from storagebench.traces import Trace
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LoadedRun:
     run: Mapping[str, Any]
     summary: Mapping[str, Any]
     ranks: Ranks
-    hosts: tuple[Trace, ...]
+    hosts: tuple[HostRecords, ...]
 
 
 @dataclass(frozen=True)

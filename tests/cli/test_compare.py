@@ -163,3 +163,12 @@ def test_margins_that_are_none(text: str) -> None:
 
 def test_the_option_knows_every_metric() -> None:
     assert tuple(METRICS) == METRIC_NAMES
+
+
+def test_runs_on_other_hosts_are_compared_and_the_layout_is_shown(cli: Any, tmp_path: Path) -> None:
+    one = make(tmp_path / "one", "a", 3, world_size=2, steps=60)
+    two = make(tmp_path / "two", "b", 3, world_size=2, steps=60, hosts=("node-1", "node-2"))
+    result = cli("compare", str(one), str(two))
+    assert result.stderr == ""
+    for line in ("host: node-1 -> node-1, node-2", "hosts: 1 -> 2", "accelerators on each host: 2 -> 1 + 1"):
+        assert line in result.stdout

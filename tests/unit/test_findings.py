@@ -199,7 +199,7 @@ def lost_host(draft: Draft, *records: dict[str, Any]) -> None:
 
 
 def lost_member(draft: Draft) -> None:
-    lost_host(draft, {"kind": "lost", "member": 1, "host": "node-2", "ranks": [2, 3], "why": "no heartbeat for 10 s"})
+    lost_host(draft, {"kind": "lost", "member": 1, "host": "node-2", "ranks": [2, 3], "why": "lost host node-2: no heartbeat for 10 s"})
 
 
 def no_trace_of_a_member(draft: Draft) -> None:
@@ -335,6 +335,7 @@ TRIPS = (
     ),
     Trip("HOSTS_DIFFER", "cores", other_host(usable_cores=4), base="hosts"),
     Trip("HOSTS_DIFFER", "memory", other_host(memory_bytes=65 * 2**30), base="hosts"),
+    Trip("SHARED_MACHINE", "two containers", lambda d: [host.update(boot_id="x") for host in d.run["hosts"]], base="hosts"),
     Trip("CLOCK_SKEW", "ahead", lambda d: told_the_time(d, 301.0), base="hosts"),
     Trip("CLOCK_SKEW", "behind", lambda d: told_the_time(d, -9000.0), base="hosts"),
     Trip("LOST", "a host, and it was seen", lost_member, base="hosts", also=frozenset({"PARTIAL_RANKS"})),
@@ -514,7 +515,7 @@ def said(bases: dict[str, Draft], code: str, spoil: Callable[[Draft], None], bas
 
 def test_a_straggler_is_named_with_its_host_and_what_it_took_longer_for(bases: dict[str, Draft]) -> None:
     (rank,) = said(bases, "STRAGGLER", others_wait_for(6 * MS, 2, num_ranks=4))
-    assert "for rank 2 on host node-2, over 62%" in rank and "waiting for data, and the others" in rank
+    assert "for rank 2 on host node-2, over 50%" in rank and "waiting for data, and the others" in rank
     (host,) = said(bases, "STRAGGLER", others_wait_for(6 * MS, 2, 3, num_ranks=4))
     assert "for host node-2, over 75%" in host
     (alone,) = said(bases, "STRAGGLER", others_wait_for(6 * MS, 1), base="long")
@@ -552,6 +553,8 @@ def test_hosts_that_differ_are_named(bases: dict[str, Draft]) -> None:
 
 def test_who_was_lost_is_named_once(bases: dict[str, Draft]) -> None:
     assert said(bases, "LOST", lost_member) == ["member 1 on host node-2 with ranks 2, 3 was lost: no heartbeat for 10 s"]
+    (text,) = said(bases, "PARTIAL_RANKS", lost_host)
+    assert text.startswith("2 of 4 ranks did not finish: 2 on host node-2, 3 on host node-2; the run is incomplete (host node-2 was lost)")
     assert said(bases, "LOST", lost_host) == ["member 1 on host node-2 with ranks 2, 3 ended without a word"]
     assert said(bases, "LOST", no_trace_of_a_member) == ["member 1 on host node-2 with ranks 2, 3 left no trace"]
 

@@ -9,7 +9,7 @@ import pytest
 from storagebench.members import (
     alone,
     end_of_run,
-    file_of_member,
+    files_of_members,
     first_files,
     host_of_rank,
     is_first_of_host,
@@ -56,6 +56,6 @@ def test_the_files_are_known_by_their_headers_and_not_by_their_order() -> None:
     ended = [{"kind": "end", "exit_code": code, "failure": None} for code in (5, 0, 9)]
     files = [file(2, "a", ended[0]), file(None, ""), file(0, "a", ended[1]), file(1, "b", ended[2])]
     assert end_of_run(files) == ended[1]
-    assert file_of_member(files, 1) is files[3] and file_of_member(files, 7) is None
+    assert list(files_of_members(files).items()) == [(0, files[2]), (1, files[3]), (2, files[0])]
     assert first_files(files) == {"a": files[2], "b": files[3]}
     assert end_of_run(files[:2]) is None and end_of_run([file(0, "a")]) is None

@@ -14,6 +14,7 @@ from msgspec import structs
 from storagebench.checks.case import Case
 from storagebench.checks.judge import judge_records
 from storagebench.checks.mlperf_au import edition_figures
+from storagebench.checks.rules_hosts import over_equal_part
 from storagebench.ranks import Ranks
 from storagebench.report.load import LoadedRun
 from storagebench.report.series import throughput
@@ -257,3 +258,19 @@ def test_two_that_come_last_together_are_nobodys_fault_in_any_order(order: Seque
         found.take(rank, np.zeros(len(keys[rank]), np.int64), np.array(keys[rank]), np.array(values[rank]))
     assert found.total() == 1 + 2 + 3 + 4
     assert found.caused(3).tolist() == [0, (5 - 1) + (7 - 1), (9 - 2) * 2 + (8 - 3)]
+
+
+@pytest.mark.parametrize(("steps", "at_most"), [(50, 30), (200, 3)])
+@pytest.mark.parametrize("num_ranks", [2, 3, 4, 8])
+def test_ranks_that_are_alike_are_no_stragglers_by_chance(num_ranks: int, steps: int, at_most: int) -> None:
+    """1000 runs whose ranks all wait by the same law, an exponential one: the largest share of the wait that one rank has."""
+    rng = np.random.default_rng(num_ranks)
+    found = 0
+    for _ in range(1000):
+        due = rng.exponential(1e6, (num_ranks, steps)).astype(np.int64)
+        last = LastOfSteps()
+        for rank in range(num_ranks):
+            last.take(rank, np.zeros(steps, np.int64), np.arange(steps), due.max(axis=0) - due[rank])
+        caused = last.caused(num_ranks)
+        found += caused.max() / caused.sum() >= over_equal_part(1 / num_ranks)
+    assert found <= at_most
