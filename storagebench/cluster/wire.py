@@ -22,6 +22,8 @@ class Wire:
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # What was sent and not acknowledged for so long ends the connection, so that a sender that waits for room finds out, too.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000)
         connection.settimeout(None)
         self._connection = connection
         self._sending = threading.Lock()

@@ -66,6 +66,17 @@ def test_members_with_several_accelerators_started_by_hand(make_hosts: Any, make
     assert (traces_of(started[0].results), traces_of(started[1].results)) == ({0, 1, 2, 3}, {3})
 
 
+def test_a_first_member_that_is_told_localhost(make_hosts: Any, make_dataset: Any) -> None:
+    """So does Kubeflow's PyTorchJob: MASTER_ADDR is localhost in its master pod, and the master's name in the others."""
+    dataset, _ = make_dataset()
+    hosts = make_hosts(2)
+    started = [
+        start(hosts[k], run_line(dataset, hosts[k].folder / "results"), by_hand(k, 2, address)) for k, address in enumerate(("localhost", "node1"))
+    ]
+    assert ends(started, 60) == [0, 0], said(started)
+    assert_whole(summary_of(started[0].results), 2, 2, NUM_SAMPLES)
+
+
 def test_one_member_is_as_alone(make_hosts: Any, torchrun: Any, make_dataset: Any) -> None:
     dataset, _ = make_dataset()
     hosts = make_hosts(1)
