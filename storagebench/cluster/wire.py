@@ -30,6 +30,14 @@ class Wire:
         self._received = bytearray()
         self.heard_s = time.monotonic()
 
+    @property
+    def own_address(self) -> str:
+        return str(self._connection.getsockname()[0])
+
+    @property
+    def peer_address(self) -> str:
+        return str(self._connection.getpeername()[0])
+
     def send(self, message: Mapping[str, Any], payload: bytes = b"") -> None:
         """Raises OSError where the other end is gone."""
         header = json.dumps(message, separators=(",", ":")).encode()

@@ -87,7 +87,7 @@ class Slurm:
         try:
             # A second address: where a machine has only loopback, slurmd's getaddrinfo(AI_ADDRCONFIG) finds nothing to bind to.
             self._namespace.inside("ip", "link", "add", "lan", "type", "bridge")
-            self._namespace.inside("ip", "address", "add", "10.77.1.1/24", "dev", "lan")
+            self._namespace.inside("ip", "address", "add", "192.168.78.1/24", "dev", "lan")
             self._namespace.inside("ip", "link", "set", "lan", "up")
             self._start_daemons()
         except BaseException:

@@ -143,7 +143,7 @@ def test_torchrun_tells_who_is_who(make_hosts: Any, torchrun: Any) -> None:
         ("torchrun", 1, 3, 1, "0", "node1"),
         ("torchrun", 2, 3, 0, "1", "node2"),
     ]
-    assert {(row["address"], row["agent_store"]) for row in found} == {("10.77.0.1", True)}
+    assert {(row["address"], row["agent_store"]) for row in found} == {(hosts[0].address, True)}
 
 
 # -- Slurm -------------------------------------------------------------------------------------------------------------------------------------------
