@@ -177,7 +177,7 @@ def test_a_cable_is_missed_while_traces_queue_up_behind_it(make_hosts: Any, make
 
 
 def test_a_host_behind_a_slow_link_is_named(make_hosts: Any, make_dataset: Any, tmp_path: Path) -> None:
-    """The dataset comes over S3 from a fourth host; the link of the third is slowed to 8 Mbit/s, which gives a step of 100 kB in 0.1 s."""
+    """The dataset comes over S3 from a fourth host; the link of the third is slowed to 3 Mbit/s, where a step of 100 kB takes 0.27 s."""
     rclone = find_rclone()
     dataset, _ = make_dataset(record_length_bytes=50_000, record_length_bytes_stdev=0)
     hosts = make_hosts(4)
@@ -187,7 +187,7 @@ def test_a_host_behind_a_slow_link_is_named(make_hosts: Any, make_dataset: Any, 
     key, secret = "rig", "of-one-test"
     serve = [rclone, "serve", "s3", "--addr", f"{store.address}:9000", "--auth-key", f"{key},{secret}", "--copy-links", "--etag-hash", ""]
     server = start(store, [*serve, str(tmp_path / "served")], name="server")
-    hosts[2].shape("8mbit")
+    hosts[2].shape("3mbit")
     environment = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "AWS_REGION": "us-east-1"}
     end = time.monotonic() + 15
     knock = [sys.executable, "-c", f"import socket; socket.create_connection(('{store.address}', 9000), 1)"]
