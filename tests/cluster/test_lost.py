@@ -139,7 +139,7 @@ def test_srun_ends_when_a_member_is_killed(slurm: Any, make_dataset: Any, cli: A
     os.kill(members_running(tmp_path / "results", 4, process, slurm)[3], signal.SIGKILL)
     out, err = process.communicate(timeout=END_WITHIN_S)
     assert process.returncode != 0, (out, err)
-    assert "error: lost member 3 on host rig2" in err, err
+    assert "error: lost rank 3 on host rig2" in err, err
     assert_kept(tmp_path / "results", cli)
 
 
