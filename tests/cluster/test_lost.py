@@ -180,19 +180,19 @@ def test_what_is_slow_is_not_lost(make_hosts: Any, make_dataset: Any) -> None:
     """A link that is away for 4 s, and a rank that stands still for longer than a host may be silent (10 s), as in a long fetch."""
     dataset, _ = make_dataset()
     hosts = make_hosts(3)
-    started = running(hosts, dataset, "--epochs", "80")  # 640 steps of 20 ms
+    started = running(hosts, dataset, "--epochs", "50")  # 400 steps of 20 ms
     hosts[1].unplug()
     time.sleep(4)
     hosts[1].plug_in()
-    wait_for_steps(started[0].results / RUN_ID, 0, 200, lambda: started[0].process.poll() is None)
+    wait_for_steps(started[0].results / RUN_ID, 0, 150, lambda: started[0].process.poll() is None)
     pid = pid_of(started, 2, 3)
     os.kill(pid, signal.SIGSTOP)
     time.sleep(12)
     os.kill(pid, signal.SIGCONT)
     assert ends(started, 90) == [0, 0, 0], said(started)
     summary = summary_of(started[0].results)
-    assert_whole(summary, 4, 3, NUM_SAMPLES, 80)
-    assert summary["wall_s"] > 16 + 640 * 0.02
+    assert_whole(summary, 4, 3, NUM_SAMPLES, 50)
+    assert summary["wall_s"] > 16 + 400 * 0.02
 
 
 def test_a_cable_is_missed_while_traces_queue_up_behind_it(make_hosts: Any, make_dataset: Any) -> None:
