@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from namespaces import Host
+from namespaces import Host, Namespace
 
 from storagebench.records import rank_trace_path
 from storagebench.traces import read_trace
@@ -91,6 +92,25 @@ def wait_for_steps(run_dir: Path, rank: int, steps: int, alive: Callable[[], boo
                 return dict(trace.header)
         time.sleep(0.05)
     raise AssertionError(f"rank {rank} did not take {steps} steps within {limit_s} s, or its command ended")
+
+
+def command_pid(started: Started, member: int) -> int:
+    """The command of a member, running on that host, as seen from outside: `run.json` has the number that it has inside."""
+    members = json.loads((started.results / RUN_ID / "run.json").read_text())["members"]
+    found: int = started.host.processes()[members[member]["pid"]]
+    return found
+
+
+def leftovers(host: Namespace, within_s: float = 5.0) -> list[str]:
+    """The command lines of what still runs there after a while: what dies with its parent needs a moment."""
+    end = time.monotonic() + within_s
+    while host.processes() and time.monotonic() < end:
+        time.sleep(0.05)
+    found = []
+    for pid in host.processes().values():
+        with suppress(OSError):
+            found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "))
+    return found
 
 
 def summary_of(results: Path) -> dict[str, Any]:

@@ -18,17 +18,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 import namespaces
 import slurm as slurm_rig
 
-MakeHosts = Callable[[int], namespaces.Hosts]
+MakeHosts = Callable[..., namespaces.Hosts]
 
 
 @pytest.fixture
 def make_hosts(tmp_path: Path) -> Iterator[MakeHosts]:
-    """So many hosts for one test. Skips without root or the tools."""
+    """So many hosts for one test (see `namespaces.Hosts`). Skips without root or the tools."""
     reason = namespaces.missing()
     if reason:
         pytest.skip(reason)
     with ExitStack() as stack:
-        yield lambda number: stack.enter_context(namespaces.Hosts(number, tmp_path))
+        yield lambda number, **names: stack.enter_context(namespaces.Hosts(number, tmp_path, **names))
 
 
 @pytest.fixture(scope="session")

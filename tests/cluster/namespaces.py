@@ -1,6 +1,6 @@
 """Hosts on one machine: network namespaces, joined by veth pairs to a bridge in a namespace of its own. Needs root, and touches nothing of the machine.
 
-Each host has a hostname, an address (10.77.0.1 and so on), names for its neighbours in its own /etc/hosts, its own processes, /dev/shm and a folder.
+Each host has a hostname, an address (192.168.77.1 and so on), names for its neighbours in its own /etc/hosts, its own processes, /dev/shm and a folder.
 The file system, the clock and the boot id are the machine's. Nothing here has a name outside: no `ip netns`, no interface, no rule of the machine's own
 network. All of it ends with the process that made it, also when that is killed: each namespace lives as long as its first process, and this one dies
 with its parent.
@@ -23,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-NETWORK = "10.77.0"
+# Above 127.*: which end of a gloo pair dials goes by their addresses, and a host that offers its loopback by mistake is dialled only by a greater one.
+NETWORK = "192.168.77"
 TOOLS = ("unshare", "nsenter", "setpriv", "ip", "tc", "mount", "hostname")
 _READY = "ready"
 # First process of a host: nothing of the set-up reaches outside of its namespaces (private mounts). It takes over orphans, as init does.
@@ -183,18 +184,18 @@ class Host(Namespace):
 
 
 class Hosts:
-    """`number` hosts and the switch between them; each host's folder is `folder`/node1 and so on."""
+    """`number` hosts and the switch between them; each host's folder is `folder`/node1 and so on. With `own_name_is_local` each host takes its own name for
+    127.0.1.1, as Debian's installer sets it up."""
 
-    def __init__(self, number: int, folder: Path) -> None:
+    def __init__(self, number: int, folder: Path, own_name_is_local: bool = False) -> None:
         self._number = number
+        self._own_name_is_local = own_name_is_local
         self._folder = folder
         self._stack = ExitStack()
         self._hosts: list[Host] = []
 
     def __enter__(self) -> Hosts:
         with ExitStack() as stack:
-            names = self._folder / "hosts"
-            names.write_text("127.0.0.1 localhost\n" + "".join(f"{NETWORK}.{k + 1} node{k + 1}\n" for k in range(self._number)))
             switch = Namespace("switch")
             stack.callback(switch.close)
             switch.inside("ip", "link", "add", "switch", "type", "bridge")
@@ -202,12 +203,21 @@ class Hosts:
             for number in range(self._number):
                 folder = self._folder / f"node{number + 1}"
                 folder.mkdir()
+                names = folder / "hosts"
+                names.write_text(self._names(number))
                 host = Host(number, folder, names, switch)
                 stack.callback(host.close)
                 host.connect()
                 self._hosts.append(host)
             self._stack = stack.pop_all()
         return self
+
+    def _names(self, number: int) -> str:
+        """/etc/hosts of one of them."""
+        addresses = [f"{NETWORK}.{k + 1}" for k in range(self._number)]
+        if self._own_name_is_local:
+            addresses[number] = "127.0.1.1"
+        return "127.0.0.1 localhost\n" + "".join(f"{address} node{k + 1}\n" for k, address in enumerate(addresses))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()

@@ -143,7 +143,7 @@ def test_torchrun_tells_who_is_who(make_hosts: Any, torchrun: Any) -> None:
         ("torchrun", 1, 3, 1, "0", "node1"),
         ("torchrun", 2, 3, 0, "1", "node2"),
     ]
-    assert {(row["address"], row["agent_store"]) for row in found} == {("10.77.0.1", True)}
+    assert {(row["address"], row["agent_store"]) for row in found} == {(hosts[0].address, True)}
 
 
 # -- Slurm -------------------------------------------------------------------------------------------------------------------------------------------
@@ -157,6 +157,15 @@ def test_slurm_steps_tell_who_is_who(slurm: Any) -> None:
     assert {(row["node"], row["host"]) for row in found} == {("0", "rig1"), ("1", "rig2")}
     assert len({(row["address"], row["port"]) for row in found}) == 1
     assert found[0]["address"] == "rig1"
+
+
+def test_a_heterogeneous_job_meets_at_its_first_component(slurm: Any) -> None:
+    """Hosts of different size are asked for like this; the first component need not be on the first host of the list."""
+    done = slurm.run("srun", "-N1", "-n1", "-w", "rig2", *PYTHON, TOLD, ":", "-N1", "-n2", "-w", "rig1", *PYTHON, TOLD)
+    assert done.returncode == 0, done.stderr + slurm.logs()
+    found = lines(done.stdout)
+    assert [(row["member"], row["num_members"], row["host"]) for row in found] == [(0, 3, "rig2"), (1, 3, "rig1"), (2, 3, "rig1")]
+    assert {row["address"] for row in found} == {"rig2"}
 
 
 def test_a_batch_script_is_one_process_and_its_steps_are_many(slurm: Any, tmp_path: Path) -> None:
