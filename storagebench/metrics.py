@@ -132,9 +132,20 @@ def _totals(ranks: Ranks) -> Summary:
         "storage_bytes": _total([record["storage_bytes"] for record in ends]),
         "storage_method": ends[0]["storage_method"] if ends else None,
         "requests": _total([record["requests"] for record in ends]),
-        "retries": sum(record["retries"] for record in ends),
+        "retries": _total([record["retries"] for record in ends]),
+        "retries_by_kind": _counts(ends, "retries_by_kind"),
+        "bytes_by_endpoint": _counts(ends, "bytes_by_endpoint"),
         "io_errors": sum(record["errors"] for record in ends),
     }
+
+
+def _counts(records: Sequence[Mapping[str, Any]], name: str) -> dict[str, int]:
+    """Counts by name, summed up; records of before they were counted have none."""
+    summed: dict[str, int] = defaultdict(int)
+    for record in records:
+        for key, count in record.get(name, {}).items():
+            summed[key] += count
+    return dict(sorted(summed.items()))
 
 
 def _per_epoch(run: Mapping[str, Any], ranks: Ranks) -> list[Summary]:
@@ -157,6 +168,8 @@ def _per_epoch(run: Mapping[str, Any], ranks: Ranks) -> list[Summary]:
                 "samples": sum(record["samples"] for record in records),
                 "duration_s": (max(record["end_ns"] for record in records) - min(record["start_ns"] for record in records)) / 1e9,
                 "storage_bytes": storage,
+                "retries": _total([record["retries"] for record in records]),
+                "retries_by_kind": _counts(records, "retries_by_kind"),
                 "device_read_bytes": device,
                 "read_amplification": ratio,
                 "cached_fraction_served": None if ratio is None or ratio > MAX_AMPLIFICATION else max(0.0, 1.0 - ratio),

@@ -1,5 +1,5 @@
 """The obstore client (Rust): a whole object is one GET without a HEAD, a range one GET; several at once from threads of ours, because its calls
-release the GIL. Its retries are bounded and not visible, so they are not counted.
+release the GIL. Its own retries are off: `s3_retry` asks again.
 """
 
 from __future__ import annotations
@@ -13,25 +13,35 @@ from typing import Any
 
 from storagebench.protocols import Extent
 from storagebench.storage.counting import STREAM_BUFFER_BYTES, Tally
-from storagebench.storage.s3_config import CONNECT_TIMEOUT_S, MAX_CONCURRENCY, READ_TIMEOUT_S, Credentials, S3Settings
-from storagebench.storage.s3_errors import NotPartialError, ReadFailedError, error_code, too_large, truncated, wrong_answer, wrong_size
+from storagebench.storage.s3_config import CONNECT_TIMEOUT_S, MAX_CONCURRENCY, Credentials, S3Settings
+from storagebench.storage.s3_errors import NotPartialError, ReadFailedError, error_code, not_partial, too_large, truncated, wrong_answer, wrong_size
+from storagebench.storage.s3_retry import Retrier
 
 _CREDENTIAL_TTL = timedelta(minutes=10)
-_MAX_RETRIES = 10
-RETRY_TIMEOUT_S = 12
 _NOT_PARTIAL = "non-partial response"
 
 
 class ObstoreClient:
     """Reads and single PUTs. Thread-safe. `read_range` reads a range: it calls `native_range`, or another client where the server has no ranges."""
 
-    def __init__(self, settings: S3Settings, credentials: Credentials, tally: Tally, read_range: Callable[[Extent], memoryview]) -> None:
+    def __init__(
+        self,
+        settings: S3Settings,
+        credentials: Credentials,
+        tally: Tally,
+        retrier: Retrier,
+        read_range: Callable[[Extent], memoryview],
+        has_ranges: Callable[[], bool],
+    ) -> None:
+        """`has_ranges`: whether obstore can read ranges there, as far as is known."""
         import obstore
 
         self._obstore = obstore
         self._settings = settings
         self._tally = tally
+        self._retrier = retrier
         self._read_range = read_range
+        self._has_ranges = has_ranges
         self._store = _make_store(settings, credentials)
         self._longer: set[str] = set()  # keys whose object is longer than an extent at its front: these extents are ranges, not whole objects
         self._lock = threading.Lock()
@@ -57,7 +67,7 @@ class ObstoreClient:
 
     def _read_one(self, extent: Extent) -> memoryview:
         try:
-            return self._whole_or_range(extent)
+            return self._retrier.call(lambda: self._whole_or_range(extent))
         except Exception as error:
             raise ReadFailedError(extent.key, error) from None
 
@@ -89,33 +99,34 @@ class ObstoreClient:
 
     async def read_async(self, extent: Extent, native_ranges: bool) -> memoryview:
         """As `read` of one extent, on the running event loop; `native_ranges`: whether ranges are obstore's to read, with 206 for an answer."""
+        try:
+            return await self._retrier.call_async(lambda: self._read_once_async(extent, native_ranges))
+        except Exception as error:
+            raise ReadFailedError(extent.key, error) from None
+
+    async def _read_once_async(self, extent: Extent, native_ranges: bool) -> memoryview:
         import asyncio
 
         key, length = extent.key, extent.length or 0
         name = self._settings.base + key
         result: Any
+        if not extent.offset and key not in self._longer:
+            self._tally.add(requests=1)
+            result = await self._obstore.get_async(self._store, name)
+            if not self._is_longer(self._as_whole(result, key), key, length):
+                return self._checked(await result.bytes_async(), key, length)
+            del result  # drops the answer unread
+        if not length:
+            return memoryview(b"")
+        if not native_ranges:
+            return await asyncio.get_running_loop().run_in_executor(None, self._read_range, extent)
+        self._tally.add(requests=1)
         try:
-            if not extent.offset and key not in self._longer:
-                self._tally.add(requests=1)
-                result = await self._obstore.get_async(self._store, name)
-                if not self._is_longer(result, key, length):
-                    return self._checked(await result.bytes_async(), key, length)
-                del result  # drops the answer unread
-            if not length:
-                return memoryview(b"")
-            body = None
-            if native_ranges:
-                self._tally.add(requests=1)
-                try:
-                    body = await self._obstore.get_range_async(self._store, name, start=extent.offset, length=length)
-                except self._obstore.exceptions.GenericError as error:
-                    if _NOT_PARTIAL not in str(error):
-                        raise
-            if body is None:
-                return await asyncio.get_running_loop().run_in_executor(None, self._read_range, extent)
-            return self._checked_range(body, extent)
-        except Exception as error:
-            raise ReadFailedError(key, error) from None
+            return self._checked_range(await self._obstore.get_range_async(self._store, name, start=extent.offset, length=length), extent)
+        except self._obstore.exceptions.GenericError as error:
+            if _NOT_PARTIAL in str(error):
+                raise not_partial(self._settings, key) from None
+            raise
 
     def native_range(self, extent: Extent) -> memoryview:
         """One range GET, as one call: header and body apart would be two hand-overs between threads. Raises NotPartialError where the server answers it with 200."""
@@ -130,27 +141,44 @@ class ObstoreClient:
 
     def whole(self, key: str, limit_bytes: int) -> memoryview:
         """An object of unknown size. Raises StorageError above the limit, before its body is read."""
-        result, size = self._get(key)
-        if size > limit_bytes:
-            raise too_large(self._settings, key, size, limit_bytes)
-        return self._checked(result.bytes(), key, size)
 
-    def chunks(self, key: str, num_bytes: int) -> Iterator[bytes]:
-        """The object's body as it comes, in chunks of about 1 MiB."""
+        def attempt() -> memoryview:
+            result, size = self._get(key)
+            if size > limit_bytes:
+                raise too_large(self._settings, key, size, limit_bytes)
+            return self._checked(result.bytes(), key, size)
+
+        return self._retrier.call(attempt)
+
+    def chunks(self, key: str, num_bytes: int, start: int) -> Iterator[Any]:
+        """The object's body from `start` on as it comes, in chunks of about 1 MiB. Where the server has no ranges, all of it comes again."""
+        if start and self._has_ranges():
+            self._tally.add(requests=1)
+            found: Any = self._obstore.get(self._store, self._settings.base + key, options={"range": (start, num_bytes)})
+            yield from found.stream(min_chunk_size=STREAM_BUFFER_BYTES)
+            return
         result, size = self._get(key)
         if size != num_bytes:
             raise wrong_size(self._settings, key, size, num_bytes)
-        yield from result.stream(min_chunk_size=STREAM_BUFFER_BYTES)
+        for chunk in result.stream(min_chunk_size=STREAM_BUFFER_BYTES):
+            again = min(start, len(chunk))
+            self._tally.add(num_bytes=again)
+            start -= again
+            yield memoryview(chunk)[again:] if again else chunk
 
     def put(self, key: str, data: bytes) -> None:
         """One PUT."""
-        self._tally.add(requests=1)
-        self._obstore.put(self._store, self._settings.base + key, data, use_multipart=False)
+
+        def attempt() -> None:
+            self._tally.add(requests=1)
+            self._obstore.put(self._store, self._settings.base + key, data, use_multipart=False)
+
+        self._retrier.call(attempt)
 
     def range_status(self, key: str) -> bool | None:
         """Whether the server answers a small range GET of this key with 206; None where there is no such key."""
         try:
-            self.native_range(Extent(key, 1, 1))
+            self._retrier.call(lambda: self.native_range(Extent(key, 1, 1)))
         except NotPartialError:
             return False
         except Exception as error:
@@ -168,13 +196,20 @@ class ObstoreClient:
 
     def _get(self, key: str) -> tuple[Any, int]:
         self._tally.add(requests=1)
-        result = self._obstore.get(self._store, self._settings.base + key)
+        result = self._as_whole(self._obstore.get(self._store, self._settings.base + key), key)
         return result, int(result.meta["size"])
+
+    def _as_whole(self, result: Any, key: str) -> Any:
+        """obstore itself takes a 206 for an answer to a GET of the whole object. Raises StorageError for one."""
+        size = int(result.meta["size"])
+        if result.range != (0, size):
+            raise wrong_answer(self._settings, key, f"all of an object of {size} bytes", "bytes {} to {}".format(*result.range))
+        return result
 
     def _checked(self, body: Any, key: str, length: int) -> memoryview:
         data = memoryview(body)
         if len(data) != length:
-            raise wrong_answer(self._settings, key, f"{length} bytes", f"{len(data)} bytes")
+            raise wrong_answer(self._settings, key, f"{length} bytes", f"{len(data)} bytes", "truncated")
         self._tally.add(num_bytes=length)
         return data
 
@@ -197,7 +232,7 @@ def _make_store(settings: S3Settings, credentials: Credentials) -> Any:
         config |= {"aws_endpoint_url_s3": settings.endpoint, "virtual_hosted_style_request": False}
     client: dict[str, Any] = {
         "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-        "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
+        "read_timeout": timedelta(seconds=settings.retry.timeout_s),
         "timeout": timedelta(days=1),  # the default of 30 s is for the whole body, which would cut large objects on slow links
         "allow_http": bool(settings.endpoint and settings.endpoint.startswith("http://")),
         "pool_max_idle_per_host": str(MAX_CONCURRENCY),  # fewer than are in use would close a connection after each request
@@ -206,11 +241,7 @@ def _make_store(settings: S3Settings, credentials: Credentials) -> Any:
     if bundle and not client["allow_http"]:
         with open(bundle, "rb") as file:
             client["root_certificate"] = file.read()
-    retry: dict[str, Any] = {
-        "max_retries": _MAX_RETRIES,
-        "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S),
-        "backoff": {"init_backoff": timedelta(milliseconds=400), "max_backoff": timedelta(seconds=3), "base": 2},
-    }
+    retry: dict[str, Any] = {"max_retries": 0}
     provider = None if credentials.anonymous else _provider(credentials)
     made: Any = S3Store(settings.bucket, config=config, client_options=client, retry_config=retry, credential_provider=provider)  # type: ignore[arg-type]
     return made

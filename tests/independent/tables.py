@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rank import NS, RankFigures, Row, all_or_none, average, kind
+from rank import NS, RankFigures, Row, all_or_none, average, by_name, kind
 
 
 def epoch_row(run: Row, ranks: list[list[Row]], ends: list[Row], epoch: int) -> Row:
@@ -20,6 +20,8 @@ def epoch_row(run: Row, ranks: list[list[Row]], ends: list[Row], epoch: int) -> 
         "samples": sum(row["samples"] for row in mine),
         "duration_s": (max(row["end_ns"] for row in mine) - min(row["start_ns"] for row in mine)) / NS,
         "storage_bytes": stored,
+        "retries": all_or_none([row["retries"] for row in mine]),
+        "retries_by_kind": by_name([row.get("retries_by_kind") or {} for row in mine]),
         "device_read_bytes": device,
         "read_amplification": amplified,
         "cached_fraction_served": None if amplified is None or amplified > 1.2 else max(0.0, 1 - amplified),
