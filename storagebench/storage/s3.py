@@ -194,7 +194,13 @@ class S3Store:
         from storagebench.storage.s3_obstore import ObstoreClient
 
         self._obstore = ObstoreClient(
-            settings, self._credentials, self._tally, self._retrier, self._read_range, lambda: self.native_ranges and settings.ranges != "arrow"
+            settings,
+            self._credentials,
+            self._tally,
+            self._retrier,
+            self._read_range,
+            lambda: self.native_ranges and settings.ranges != "arrow",
+            self._control.size,
         )
         return self._obstore
 

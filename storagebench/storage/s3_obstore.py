@@ -32,8 +32,9 @@ class ObstoreClient:
         retrier: Retrier,
         read_range: Callable[[Extent], memoryview],
         has_ranges: Callable[[], bool],
+        size_of: Callable[[str], int | None],
     ) -> None:
-        """`has_ranges`: whether obstore can read ranges there, as far as is known."""
+        """`has_ranges`: whether obstore can read ranges there, as far as is known. `size_of`: what the server says when it is asked for an object's size alone."""
         import obstore
 
         self._obstore = obstore
@@ -42,6 +43,7 @@ class ObstoreClient:
         self._retrier = retrier
         self._read_range = read_range
         self._has_ranges = has_ranges
+        self._size_of = size_of
         self._store = _make_store(settings, credentials)
         self._longer: set[str] = set()  # keys whose object is longer than an extent at its front: these extents are ranges, not whole objects
         self._lock = threading.Lock()
@@ -82,9 +84,12 @@ class ObstoreClient:
         return self._read_range(extent) if length else memoryview(b"")
 
     def _is_longer(self, result: Any, key: str, length: int) -> bool:
-        """Whether this object has more than these bytes, which is then remembered. Raises StorageError where it has fewer."""
+        """Whether this object has more than these bytes, which is then remembered. Raises DatasetError where it has fewer, and StorageError where only this
+        answer has: obstore takes a 206 for an answer to a GET of the whole object, and does not show that it was one."""
         size = int(result.meta["size"])
         if size < length:
+            if (self._size_of(key) or 0) >= length:
+                raise wrong_answer(self._settings, key, f"the whole object, which has {length} bytes", f"{size} bytes")
             raise truncated(self._settings, key, size, length)
         if size > length:
             self.expect_longer(key)
@@ -113,7 +118,7 @@ class ObstoreClient:
         if not extent.offset and key not in self._longer:
             self._tally.add(requests=1)
             result = await self._obstore.get_async(self._store, name)
-            if not self._is_longer(self._as_whole(result, key), key, length):
+            if not self._is_longer(result, key, length):
                 return self._checked(await result.bytes_async(), key, length)
             del result  # drops the answer unread
         if not length:
@@ -158,7 +163,7 @@ class ObstoreClient:
             yield from found.stream(min_chunk_size=STREAM_BUFFER_BYTES)
             return
         result, size = self._get(key)
-        if size != num_bytes:
+        if self._is_longer(result, key, num_bytes):
             raise wrong_size(self._settings, key, size, num_bytes)
         for chunk in result.stream(min_chunk_size=STREAM_BUFFER_BYTES):
             again = min(start, len(chunk))
@@ -196,15 +201,8 @@ class ObstoreClient:
 
     def _get(self, key: str) -> tuple[Any, int]:
         self._tally.add(requests=1)
-        result = self._as_whole(self._obstore.get(self._store, self._settings.base + key), key)
+        result = self._obstore.get(self._store, self._settings.base + key)
         return result, int(result.meta["size"])
-
-    def _as_whole(self, result: Any, key: str) -> Any:
-        """obstore itself takes a 206 for an answer to a GET of the whole object. Raises StorageError for one."""
-        size = int(result.meta["size"])
-        if result.range != (0, size):
-            raise wrong_answer(self._settings, key, f"all of an object of {size} bytes", "bytes {} to {}".format(*result.range))
-        return result
 
     def _checked(self, body: Any, key: str, length: int) -> memoryview:
         data = memoryview(body)

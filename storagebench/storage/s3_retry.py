@@ -59,7 +59,7 @@ def retry_kind(error: BaseException) -> str | None:
         return status or None
     kwargs = getattr(error, "kwargs", None)  # botocore's exceptions have what is behind them there, and not in their text
     inner = kwargs.get("error") if isinstance(kwargs, Mapping) else None
-    text = f"{type(error).__name__} {error} {inner!r} {error.__cause__!r}"
+    text = repr(inner) if inner is not None else f"{type(error).__name__} {error} {error.__cause__!r}"
     return next((kind for kind, pattern in _NETWORK if pattern.search(text)), None)
 
 

@@ -14,10 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from storagebench.s3server import Server
 
 BUSY = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
 DENIED = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>'
@@ -46,10 +49,11 @@ class FaultProxy(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, backend: str, rates: Mapping[str, float], seed: int = 1, match: str = "", native_ranges: bool = True) -> None:
+    def __init__(self, server: Server, rates: Mapping[str, float], seed: int = 1, match: str = "", native_ranges: bool = True) -> None:
         assert set(rates) <= set(KINDS), rates
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.backend, self.rates, self.match, self.native_ranges = urlsplit(backend).netloc, dict(rates), match, native_ranges
+        self.backend, self.folder = urlsplit(server.endpoint_url).netloc, Path(server.directory)
+        self.rates, self.match, self.native_ranges = dict(rates), match, native_ranges
         self.slow_s = self.stall_s = 1.0
         self.injected: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
@@ -85,8 +89,9 @@ class FaultProxy(ThreadingHTTPServer):
             if kind in (None, "slow"):
                 self.passed_bytes += num_bytes
 
-    def wait(self, seconds: float) -> None:
-        self._stopped.wait(seconds)
+    def stopped(self, seconds: float = 0.0) -> bool:
+        """Whether it was closed, before so many seconds are over."""
+        return self._stopped.wait(seconds)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up is no surprise here."""
@@ -107,9 +112,6 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
-    def handle_expect_100(self) -> bool:
-        return super().handle_expect_100()
-
     def finish(self) -> None:
         if self._upstream is not None:
             self._upstream.close()
@@ -117,6 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
             super().finish()
 
     def _serve(self) -> None:
+        if self.server.stopped():
+            return self._reset()
         asked = self.headers.get("Range")
         kind = self.server.draw(self.command, self.path, asked is not None)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -126,8 +130,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(403, {"Content-Type": "application/xml"}, DENIED)
         if kind == "reset":
             return self._reset()
-        if kind == "full":  # the signature does not cover this header
-            del self.headers["Range"]
+        if kind == "full":  # from the disk, since the request is signed with its range
+            data = (self.server.folder / unquote(self.path).lstrip("/")).read_bytes()
+            self.server.count(kind, len(data))
+            return self._send(200, {"Content-Type": "application/octet-stream", "Last-Modified": "Mon, 23 Nov 2026 20:00:00 GMT"}, data)
         status, headers, data = self._ask(body)
         if kind is None:
             good = self.command == "GET" and status in (200, 206) and "?" not in self.path
@@ -154,14 +160,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _spoil(self, kind: str, status: int, headers: dict[str, str], data: bytes, asked: str | None) -> None:
         if kind == "slow":
-            self.server.wait(self.server.slow_s)
+            self.server.stopped(self.server.slow_s)
         elif kind == "range" and status in (200, 206):
             status, headers, data = self._another_range(headers, data, asked)
         sent = data[: len(data) // 2] if kind in ("reset-body", "cut", "stall") else data
         self.server.count(kind, len(sent))
         self._send(status, headers, sent, len(data))
         if kind == "stall":
-            self.server.wait(self.server.stall_s)
+            self.server.stopped(self.server.stall_s)
         if kind == "reset-body":
             time.sleep(0.02)  # so that the client has what was sent: a reset drops what lies unread
             self._reset()
@@ -199,11 +205,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def fault_proxy() -> Iterator[Callable[..., FaultProxy]]:
-    """Start a proxy: `fault_proxy(server.endpoint_url, {"503": 0.1}, seed=1)`. It ends with the test."""
+    """Start a proxy: `fault_proxy(server, {"503": 0.1}, seed=1)`. It ends with the test."""
     with contextlib.ExitStack() as stack:
 
-        def start(backend: str, rates: Mapping[str, float] | None = None, **more: Any) -> FaultProxy:
-            proxy = FaultProxy(backend, rates or {}, **more)
+        def start(server: Server, rates: Mapping[str, float] | None = None, **more: Any) -> FaultProxy:
+            proxy = FaultProxy(server, rates or {}, **more)
             stack.callback(proxy.close)
             return proxy
 

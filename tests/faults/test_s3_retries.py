@@ -1,0 +1,135 @@
+"""Runs over S3 through a proxy that spoils answers: within the retry budget they are complete, to the byte, with each retry counted; beyond it they end with 4."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from storagebench.s3server import Server
+
+pytestmark = pytest.mark.s3
+# What each kind of failure is counted as. `slow` answers come in time; `too-slow` ones do not.
+COUNTED_AS = {
+    "503": "503", "reset": "reset", "reset-body": "reset", "cut": "truncated", "range": "wrong_range", "full": "wrong_range", "stall": "timeout",
+}  # fmt: skip
+MIXED = {"503": 0.03, "reset": 0.03, "reset-body": 0.03, "cut": 0.03, "range": 0.03, "slow": 0.05, "stall": 0.01}
+RECORD_BYTES = 20_000
+
+
+class Case(NamedTuple):
+    """A loader, the format of its dataset, and what else it is told."""
+
+    loader: str
+    format: str
+    options: tuple[str, ...] = ()
+
+
+CASES = {
+    "direct": Case("direct", "npz", ("--io-depth", "4", "--num-workers", "2")),
+    "direct-ranges": Case("direct", "webdataset", ("--io-depth", "4", "--num-workers", "2")),
+    "s3": Case("s3", "npz", ("--num-workers", "2")),
+    "s3-obstore": Case("s3", "npz", ("--num-workers", "2", "--storage-option", "client=obstore")),
+    "files-s3fs": Case("files", "webdataset", ("--num-workers", "1", "--storage-option", "client=s3fs")),
+    "stream": Case("webdataset", "webdataset", ("--num-workers", "1",)),
+    "stream-s3fs": Case("webdataset", "webdataset", ("--num-workers", "1", "--storage-option", "client=s3fs")),
+}
+
+
+@pytest.fixture(scope="session")
+def datasets(cli: Any, s3_server: Server) -> Callable[[str], str]:
+    """The URL of a dataset of 128 samples in that format, made once."""
+    made: dict[str, str] = {}
+
+    def make(format_name: str) -> str:
+        if format_name not in made:
+            made[format_name] = f"s3://bench/retries-{format_name}"
+            result = cli(
+                "generate", "quick", "--format", format_name, "--payload", "bytes", "--num-samples", "128", "--record-length", str(RECORD_BYTES),
+                "--data-dir", made[format_name], "--storage-option", f"endpoint_url={s3_server.endpoint_url}", env=dict(s3_server.environment()),
+            )  # fmt: skip
+            assert result.returncode == 0, result.stderr
+        return made[format_name]
+
+    return make
+
+
+@pytest.fixture
+def run(cli: Any, datasets: Callable[[str], str], s3_environment: dict[str, str], tmp_path: Path) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Run two epochs of a case against an endpoint; the process's result and the summary."""
+
+    def start(case: Case, endpoint: str, *more: str, epochs: int = 2) -> tuple[Any, dict[str, Any]]:
+        result = cli(
+            "run", "quick", "--data-dir", datasets(case.format), "--storage-option", f"endpoint_url={endpoint}", "--loader", case.loader, *case.options,
+            "--results-dir", str(tmp_path), "--run-id", "r", "--compute-time", "1ms", "--batch-size", "8", "--epochs", str(epochs), "--cache", "as-is",
+            "--verify", "full", "--remainder", "keep", "--null-duration", "0", "--headroom-duration", "0", *more,
+        )  # fmt: skip
+        assert "Traceback" not in result.stderr
+        assert sum(line.startswith("error:") for line in result.stderr.splitlines()) == (result.returncode != 0)
+        planned, summary = (json.loads((tmp_path / "r" / name).read_text()) for name in ("run.json", "summary.json"))
+        return result, {**summary, "planned_bytes": planned["dataset"]["record_bytes"] * epochs}
+
+    return start
+
+
+def expected(injected: Mapping[str, int]) -> dict[str, int]:
+    """Retries by kind for what the proxy did."""
+    kinds: Counter[str] = Counter()
+    for kind, count in injected.items():
+        if kind in COUNTED_AS:
+            kinds[COUNTED_AS[kind]] += count
+    return dict(sorted(kinds.items()))
+
+
+def assert_whole(result: Any, summary: dict[str, Any]) -> None:
+    """Complete, each sample once in each epoch, all checked, to the byte."""
+    assert result.returncode == 0, result.stderr
+    assert (summary["status"], summary["exit_code"], summary["io_errors"], summary["checksum_errors"]) == ("complete", 0, 0, 0)
+    assert (summary["missing_samples"], summary["duplicate_samples"], summary["verified_samples"]) == (0, 0, 256)
+    assert summary["delivered_bytes"] == summary["planned_bytes"] <= summary["storage_bytes"]
+
+
+def assert_counted(summary: dict[str, Any], injected: Mapping[str, int]) -> None:
+    assert summary["retries_by_kind"] == expected(injected)
+    assert summary["retries"] == sum(expected(injected).values()) == sum(row["retries"] for row in summary["per_epoch"])
+    found = [finding for finding in summary["findings"] if finding["code"] == "RETRIES"]
+    assert len(found) == bool(summary["retries"])
+    for finding in found:
+        assert finding["severity"] == "warning" and f"{summary['retries']} retries of {summary['requests']} requests" in finding["message"]
+        assert all(f"{kind} x {count}" in finding["message"] for kind, count in summary["retries_by_kind"].items())
+
+
+def check(run: Any, proxy: Any, case: Case) -> dict[str, Any]:
+    """One run through the proxy, all of whose failures are retried."""
+    result, summary = run(case, proxy.endpoint_url, "--storage-option", "timeout=1s", "--storage-option", "retry_budget=100%")
+    assert_whole(result, summary)
+    assert_counted(summary, proxy.injected)
+    assert proxy.passed_bytes <= proxy.sent_bytes
+    return dict(summary)
+
+
+@pytest.mark.parametrize("name", ["direct", "s3", "stream"])
+def test_all_kinds_of_failures_within_the_budget(name: str, run: Any, fault_proxy: Any, s3_server: Server) -> None:
+    """Of obstore, s3fs (in worker processes, whose counts reach the rank), and streams that break off and go on behind what came."""
+    proxy = fault_proxy(s3_server, {kind: rate * (3 if name == "stream" else 1) for kind, rate in MIXED.items()}, match="/shards/", seed=4)
+    proxy.slow_s, proxy.stall_s = 0.05, 3.0
+    check(run, proxy, CASES[name])
+    assert sum(proxy.injected.values()) >= 8
+
+
+@pytest.mark.catalogue
+@pytest.mark.parametrize("kind", [*COUNTED_AS, "slow", "mixed"])
+@pytest.mark.parametrize("name", CASES)
+def test_each_kind_alone(name: str, kind: str, run: Any, fault_proxy: Any, s3_server: Server) -> None:
+    rates = MIXED if kind == "mixed" else {kind: 0.03 if kind == "stall" else 0.25}
+    proxy = fault_proxy(s3_server, rates, match="/shards/", seed=7)
+    proxy.slow_s, proxy.stall_s = 0.1, 3.0
+    summary = check(run, proxy, CASES[name])
+    assert sum(proxy.injected.values()) > 0 or kind in ("full", "stall")
+    if kind == "slow":
+        assert summary["retries"] == 0
