@@ -1,7 +1,7 @@
 """When an S3 request is asked again: the one policy of all our S3 clients, whose own retries are switched off. Pure.
 
-Three limits, and the first that is met ends the request: attempts of one request (`retries`), time since its first attempt (three times `timeout`), and
-retries of the whole process (`retry_budget`). The last keeps a storage that fails most of the time from being measured as a slow one.
+Three limits, and the first that is met ends the request: attempts of one request (`retries`), time since its first attempt (three times
+`timeout` and 15 s), and retries of the whole process (`retry_budget`). The last keeps a storage that fails most of the time from being measured as a slow one.
 
 The wait before a retry is exponential with equal jitter (half fixed, half random), after AWS, "Exponential Backoff And Jitter": 0.1 to 0.2 s before the first,
 twice that before each further one, 1.5 to 3 s at most. With the default of 8 retries a refused request fails after 7.5 to 15 s, so that a server that comes back
@@ -27,6 +27,7 @@ _TIMEOUT_RANGE_S: Final = (0.1, 3600.0)
 _FIRST_WAIT_S: Final = 0.2
 _LONGEST_WAIT_S: Final = 3.0
 _WINDOW_TIMEOUTS: Final = 3
+_WINDOW_WAITS_S: Final = 15.0  # all waits of the default number of retries, at their longest
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class RetryPolicy:
 
     @property
     def window_s(self) -> float:
-        """No attempt begins later than this after the first one: a silent server is given up after three of its timeouts."""
-        return _WINDOW_TIMEOUTS * self.timeout_s
+        """No attempt begins later than this after the first one: a silent server is given up after a few timeouts, however many retries there are."""
+        return _WINDOW_TIMEOUTS * self.timeout_s + _WINDOW_WAITS_S
 
     @property
     def budget(self) -> str:

@@ -39,7 +39,7 @@ _NETWORK: Final = (
     (None, re.compile(r"(?i)certificate|UnknownIssuer|SSLError|SSLCertVerification|curlCode: (?:35|51|58|60|77|83)\b")),
     ("connect", re.compile(r"kind: Connect\b|ConnectionRefused|Connect(?:ion)? ?Timeout|(?i:connection refused|cannot connect to host|connect timeout|dns error"
                            r"|name resolution|getaddrinfo|could ?n[o']t connect|curlCode: [5-7]\b)")),
-    ("timeout", re.compile(r"TimedOut|kind: Timeout|ReadTimeout|(?i:timed out|read timeout|curlCode: 28\b)")),
+    ("timeout", re.compile(r"TimedOut|kind: Timeout|ReadTimeout|TimeoutError|(?i:timed out|read timeout|curlCode: 28\b)")),
     ("reset", re.compile(r"ConnectionReset|BrokenPipe|ConnectionAborted|IncompleteMessage|ServerDisconnected|ConnectionClosed|NotConnected"
                          r"|(?i:connection reset|connection was closed|connection closed before|server disconnected|curlCode: (?:52|55|56)\b)")),
     ("truncated", re.compile(r"IncompleteBody|UnexpectedEof|ContentLengthError|IncompleteRead|(?i:payload is not completed|curlCode: 18\b)")),
@@ -59,8 +59,11 @@ def retry_kind(error: BaseException) -> str | None:
         return status or None
     kwargs = getattr(error, "kwargs", None)  # botocore's exceptions have what is behind them there, and not in their text
     inner = kwargs.get("error") if isinstance(kwargs, Mapping) else None
-    text = repr(inner) if inner is not None else f"{type(error).__name__} {error} {error.__cause__!r}"
-    return next((kind for kind, pattern in _NETWORK if pattern.search(text)), None)
+    for text in (repr(inner), f"{type(error).__name__} {error} {error.__cause__!r}"):
+        for kind, pattern in _NETWORK:
+            if pattern.search(text):
+                return kind
+    return None
 
 
 def _status(error: BaseException) -> str | None:
@@ -76,7 +79,7 @@ def _status(error: BaseException) -> str | None:
     code = found[1] if found else code
     if re.fullmatch(r"5\d\d|429", code):
         return code
-    return "" if code else None
+    return "" if code and code != "NETWORK_CONNECTION" else None  # pyarrow's word for all that is no answer
 
 
 class Retrier:
@@ -156,7 +159,7 @@ class Attempts:
         if self._retries >= policy.retries:
             raise GaveUpError(error, f"{tried}; the limit is retries={policy.retries}; {self._retrier.so_far()}", "retries")
         if took_s > policy.window_s:
-            limit = f"no attempt begins later than {policy.window_s:g} s after the first (3 x timeout={policy.timeout_s:g}s)"
+            limit = f"no attempt begins later than {policy.window_s:g} s after the first (timeout={policy.timeout_s:g}s)"
             raise GaveUpError(error, f"{tried}; {limit}; {self._retrier.so_far()}", "timeout")
         wait_s = self._retrier.take(self._retries + 1, kind)
         if wait_s is None:
