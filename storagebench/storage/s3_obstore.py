@@ -18,6 +18,9 @@ from storagebench.storage.s3_errors import NotPartialError, ReadFailedError, err
 from storagebench.storage.s3_retry import Retrier
 
 _CREDENTIAL_TTL = timedelta(minutes=10)
+# obstore has one limit of time for all requests of a client, which includes the body: longer ones go through a client of their own.
+_SHORT_BYTES = 8 * 2**20
+_LONG_LIMIT = timedelta(days=1)
 _NOT_PARTIAL = "non-partial response"
 
 
@@ -44,7 +47,9 @@ class ObstoreClient:
         self._read_range = read_range
         self._has_ranges = has_ranges
         self._size_of = size_of
-        self._store = _make_store(settings, credentials)
+        self._store = _make_store(settings, credentials, timedelta(seconds=settings.retry.longest_s(_SHORT_BYTES)))
+        self._credentials = credentials
+        self._long_store: Any = None
         self._longer: set[str] = set()  # keys whose object is longer than an extent at its front: these extents are ranges, not whole objects
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
@@ -77,7 +82,7 @@ class ObstoreClient:
         key, length = extent.key, extent.length or 0
         if extent.offset or key in self._longer:
             return self._read_range(extent) if length else memoryview(b"")
-        result, _ = self._get(key)
+        result, _ = self._get(key, length)
         if not self._is_longer(result, key, length):
             return self._checked(result.bytes(), key, length)
         del result  # drops the answer unread
@@ -104,8 +109,14 @@ class ObstoreClient:
 
     async def read_async(self, extent: Extent, native_ranges: bool) -> memoryview:
         """As `read` of one extent, on the running event loop; `native_ranges`: whether ranges are obstore's to read, with 206 for an answer."""
+        import asyncio
+
+        async def attempt() -> memoryview:
+            async with asyncio.timeout(self._settings.retry.longest_s(extent.length or 0)):
+                return await self._read_once_async(extent, native_ranges)
+
         try:
-            return await self._retrier.call_async(lambda: self._read_once_async(extent, native_ranges))
+            return await self._retrier.call_async(attempt)
         except Exception as error:
             raise ReadFailedError(extent.key, error) from None
 
@@ -117,7 +128,7 @@ class ObstoreClient:
         result: Any
         if not extent.offset and key not in self._longer:
             self._tally.add(requests=1)
-            result = await self._obstore.get_async(self._store, name)
+            result = await self._obstore.get_async(self._store_for(length), name)
             if not self._is_longer(result, key, length):
                 return self._checked(await result.bytes_async(), key, length)
             del result  # drops the answer unread
@@ -127,7 +138,7 @@ class ObstoreClient:
             return await asyncio.get_running_loop().run_in_executor(None, self._read_range, extent)
         self._tally.add(requests=1)
         try:
-            return self._checked_range(await self._obstore.get_range_async(self._store, name, start=extent.offset, length=length), extent)
+            return self._checked_range(await self._obstore.get_range_async(self._store_for(length), name, start=extent.offset, length=length), extent)
         except self._obstore.exceptions.GenericError as error:
             if _NOT_PARTIAL in str(error):
                 raise not_partial(self._settings, key) from None
@@ -137,7 +148,9 @@ class ObstoreClient:
         """One range GET, as one call: header and body apart would be two hand-overs between threads. Raises NotPartialError where the server answers it with 200."""
         self._tally.add(requests=1)
         try:
-            body = self._obstore.get_range(self._store, self._settings.base + extent.key, start=extent.offset, length=extent.length or 0)
+            body = self._obstore.get_range(
+                self._store_for(extent.length or 0), self._settings.base + extent.key, start=extent.offset, length=extent.length or 0
+            )
         except self._obstore.exceptions.GenericError as error:
             if _NOT_PARTIAL in str(error):
                 raise NotPartialError from None
@@ -148,7 +161,7 @@ class ObstoreClient:
         """An object of unknown size. Raises StorageError above the limit, before its body is read."""
 
         def attempt() -> memoryview:
-            result, size = self._get(key)
+            result, size = self._get(key, limit_bytes)
             if size > limit_bytes:
                 raise too_large(self._settings, key, size, limit_bytes)
             return self._checked(result.bytes(), key, size)
@@ -159,10 +172,10 @@ class ObstoreClient:
         """The object's body from `start` on as it comes, in chunks of about 1 MiB. Where the server has no ranges, all of it comes again."""
         if start and self._has_ranges():
             self._tally.add(requests=1)
-            found: Any = self._obstore.get(self._store, self._settings.base + key, options={"range": (start, num_bytes)})
+            found: Any = self._obstore.get(self._store_for(num_bytes), self._settings.base + key, options={"range": (start, num_bytes)})
             yield from found.stream(min_chunk_size=STREAM_BUFFER_BYTES)
             return
-        result, size = self._get(key)
+        result, size = self._get(key, num_bytes)
         if self._is_longer(result, key, num_bytes):
             raise wrong_size(self._settings, key, size, num_bytes)
         for chunk in result.stream(min_chunk_size=STREAM_BUFFER_BYTES):
@@ -176,7 +189,7 @@ class ObstoreClient:
 
         def attempt() -> None:
             self._tally.add(requests=1)
-            self._obstore.put(self._store, self._settings.base + key, data, use_multipart=False)
+            self._obstore.put(self._store_for(len(data)), self._settings.base + key, data, use_multipart=False)
 
         self._retrier.call(attempt)
 
@@ -199,9 +212,19 @@ class ObstoreClient:
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _get(self, key: str) -> tuple[Any, int]:
+    def _store_for(self, num_bytes: int) -> Any:
+        """obstore's client for a request of so many bytes."""
+        if num_bytes <= _SHORT_BYTES:
+            return self._store
+        with self._lock:
+            if self._long_store is None:
+                self._long_store = _make_store(self._settings, self._credentials, _LONG_LIMIT)
+            return self._long_store
+
+    def _get(self, key: str, num_bytes: int) -> tuple[Any, int]:
+        """The answer, its body unread, and the object's size; `num_bytes` are expected."""
         self._tally.add(requests=1)
-        result = self._obstore.get(self._store, self._settings.base + key)
+        result = self._obstore.get(self._store_for(num_bytes), self._settings.base + key)
         return result, int(result.meta["size"])
 
     def _checked(self, body: Any, key: str, length: int) -> memoryview:
@@ -218,7 +241,7 @@ class ObstoreClient:
             return self._pool
 
 
-def _make_store(settings: S3Settings, credentials: Credentials) -> Any:
+def _make_store(settings: S3Settings, credentials: Credentials, limit: timedelta) -> Any:
     """One runtime of obstore's serves the whole process, with a thread a core by default. The callers, who take and check what arrives, need cores too: half
     as many threads gave a tenth more bytes/s at four fifths of the CPU time here (115 KB objects, 2 cores). A value in the environment wins."""
     os.environ.setdefault("TOKIO_WORKER_THREADS", str(max(1, len(os.sched_getaffinity(0)) // 2)))
@@ -231,7 +254,7 @@ def _make_store(settings: S3Settings, credentials: Credentials) -> Any:
     client: dict[str, Any] = {
         "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
         "read_timeout": timedelta(seconds=settings.retry.timeout_s),
-        "timeout": timedelta(days=1),  # the default of 30 s is for the whole body, which would cut large objects on slow links
+        "timeout": limit,  # of the whole request; the default of 30 s would cut large objects on slow links
         "allow_http": bool(settings.endpoint and settings.endpoint.startswith("http://")),
         "pool_max_idle_per_host": str(MAX_CONCURRENCY),  # fewer than are in use would close a connection after each request
     }

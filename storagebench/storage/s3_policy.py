@@ -24,6 +24,8 @@ DEFAULT_TIMEOUT: Final = "20s"
 # With a share for a budget so many retries are free in any case: 32 requests in flight that wait 5 s for a server need 5 each.
 FREE_RETRIES: Final = 200
 _TIMEOUT_RANGE_S: Final = (0.1, 3600.0)
+# Slower than this an answer is given up, however steadily its bytes drop in: 32 in flight at once still get that over a link of 3 Mbit/s.
+LOW_SPEED_BYTES_PER_S: Final = 10_000
 _FIRST_WAIT_S: Final = 0.2
 _LONGEST_WAIT_S: Final = 3.0
 _WINDOW_TIMEOUTS: Final = 3
@@ -44,6 +46,10 @@ class RetryPolicy:
     def window_s(self) -> float:
         """No attempt begins later than this after the first one: a silent server is given up after a few timeouts, however many retries there are."""
         return _WINDOW_TIMEOUTS * self.timeout_s + _WINDOW_WAITS_S
+
+    def longest_s(self, num_bytes: int) -> float:
+        """Seconds that one attempt to read or write so many bytes may take in all."""
+        return _WINDOW_TIMEOUTS * self.timeout_s + num_bytes / LOW_SPEED_BYTES_PER_S
 
     @property
     def budget(self) -> str:

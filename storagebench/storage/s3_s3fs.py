@@ -163,7 +163,7 @@ class S3fsClient:
             try:
                 self._refuse_part(answer, key)
                 size = int(answer["ContentLength"])
-                return self._checked(await answer["Body"].read(), key, size) if check(size) else None
+                return self._checked(await self._body(answer, size), key, size) if check(size) else None
             finally:
                 answer["Body"].close()
 
@@ -182,11 +182,17 @@ class S3fsClient:
             answer = await self._open(extent.key, f"bytes={extent.offset}-{extent.offset + length - 1}")
             try:
                 check_range(self._settings, extent, answer.get("ContentRange") or "", int(answer["ContentLength"]))
-                return self._checked(await answer["Body"].read(), extent.key, length)
+                return self._checked(await self._body(answer, length), extent.key, length)
             finally:
                 answer["Body"].close()
 
         return await self._retrier.call_async(once)
+
+    async def _body(self, answer: Any, num_bytes: int) -> bytes:
+        """All of it. aiohttp's own timeout is between two reads: bytes that drop in keep it away."""
+        async with asyncio.timeout(self._settings.retry.longest_s(num_bytes)):
+            body: bytes = await answer["Body"].read()
+            return body
 
     def _checked(self, data: bytes, key: str, length: int) -> memoryview:
         if len(data) != length:

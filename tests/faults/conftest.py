@@ -33,9 +33,9 @@ DENIED = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>ExpiredToken</Code
 #   full        200 with the whole object for a range
 #   slow        no byte for `slow_s` seconds, then all of it
 #   stall       half of the body, then no byte for `stall_s` seconds, then the connection ends
+#   drip        half of the body, then a byte each 0.1 s for `stall_s` seconds, then the connection ends
 #   denied      403 ExpiredToken
-KINDS = ("503", "reset", "reset-body", "cut", "range", "full", "slow", "stall", "denied")
-SENDS_NO_BODY = ("503", "reset", "denied")
+KINDS = ("503", "reset", "reset-body", "cut", "range", "full", "slow", "stall", "drip", "denied")
 
 
 class FaultProxy(ThreadingHTTPServer):
@@ -163,11 +163,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.stopped(self.server.slow_s)
         elif kind == "range" and status in (200, 206):
             status, headers, data = self._another_range(headers, data, asked)
-        sent = data[: len(data) // 2] if kind in ("reset-body", "cut", "stall") else data
+        sent = data[: len(data) // 2] if kind in ("reset-body", "cut", "stall", "drip") else data
         self.server.count(kind, len(sent))
         self._send(status, headers, sent, len(data))
         if kind == "stall":
             self.server.stopped(self.server.stall_s)
+        if kind == "drip":
+            for position in range(len(sent), min(len(data), len(sent) + round(10 * self.server.stall_s))):
+                self.wfile.write(data[position : position + 1])
+                self.server.stopped(0.1)
         if kind == "reset-body":
             time.sleep(0.02)  # so that the client has what was sent: a reset drops what lies unread
             self._reset()

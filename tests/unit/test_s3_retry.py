@@ -94,7 +94,9 @@ def test_the_loop(run: Callable[[Retrier, Flaky], int], slept: list[float]) -> N
     assert len(slept) == 3 and all(0.1 * 2**i <= wait <= 0.2 * 2**i for i, wait in enumerate(slept))
     assert tally.counters() == IOCounters(retries=3, retries_by_kind={"503": 3})
     work = Flaky(9, busy)
-    with pytest.raises(GaveUpError, match=r"asked 4 times in .* status 503; the limit is retries=3; this process: 6 retries of 2 requests \(503 x 6\)") as caught:
+    with pytest.raises(
+        GaveUpError, match=r"asked 4 times in .* status 503; the limit is retries=3; this process: 6 retries of 2 requests \(503 x 6\)"
+    ) as caught:
         run(retrier, work)
     assert caught.value.error is busy and caught.value.option == "retries" and work.calls == 4
     for error in (PermissionError("no"), FileNotFoundError("x"), DatasetError("short"), NotPartialError()):
@@ -109,7 +111,9 @@ def test_the_budget_and_the_window_end_it(slept: list[float], monkeypatch: pytes
     cut.kind = "truncated"
     retrier = Retrier(RetryPolicy(budget_share=None, budget_count=5), Tally())
     assert retrier.call(Flaky(4, cut)) == 7
-    with pytest.raises(GaveUpError, match=r"asked 2 times .* a truncated body; the retry budget is spent \(retry_budget=5\); .* 5 retries of 2 requests"):
+    with pytest.raises(
+        GaveUpError, match=r"asked 2 times .* a truncated body; the retry budget is spent \(retry_budget=5\); .* 5 retries of 2 requests"
+    ):
         retrier.call(Flaky(4, cut))
     now = [0.0]
     monkeypatch.setattr(s3_retry.time, "monotonic", lambda: now[0])
@@ -200,7 +204,12 @@ def test_several_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y" * 40)
     assert endpoints_of("http://a:9000/, https://b") == ("http://a:9000", "https://b")
     assert endpoints_of(None) == ()
-    for text, words in (("http://a,http://a/", "twice"), ("http://a,", "which is no http"), ("http://a,ftp://b", "'ftp://b'"), ("http://k:s@a", "credentials")):
+    for text, words in (
+        ("http://a,http://a/", "twice"),
+        ("http://a,", "which is no http"),
+        ("http://a,ftp://b", "'ftp://b'"),
+        ("http://k:s@a", "credentials"),
+    ):
         with pytest.raises(UsageError, match=re.escape(words)):
             endpoints_of(text)
     spec = StoreSpec("s3", "s3://bucket/p", {"endpoint_url": "http://a,http://b,http://c"})
