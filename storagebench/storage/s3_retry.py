@@ -6,7 +6,7 @@ The clients' own retries are switched off, so that each is seen, counted by its 
 - botocore `total_max_attempts` 1 and s3fs `retries` 1: one GET, but two where a kept connection is reset before the answer: aiohttp asks such a GET again by
   itself. `s3_s3fs` switches that off (`_retry_connection` of its session).
 - pyarrow `max_attempts` 1: one GET, but two where a kept connection is reset before the answer: curl's own, which has no switch. Its `request_timeout` works on Linux
-  too (its documentation says not), as curl's low speed limit of 1 byte/s, which is an average over seconds: a body that stops ends some seconds later.
+  too (its documentation says not), as curl's low speed limit of 1 byte/s over an average of seconds: a body that stopped ended 6 to 7 s after the timeout.
 
 Kinds: the HTTP status (`503`, `500`, `429` ...), `reset` (the connection ended before or in an answer), `truncated` (fewer bytes than the answer said, or than were
 asked for), `wrong_range` (not the range that was asked for), `timeout` (no byte for that long), `connect` (no connection: refused, unreachable, no such name).

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -232,6 +232,31 @@ def test_unreachable_endpoint(client: str, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(StorageError, match=r"no answer from http://127\.0\.0\.1:9") as caught:
         open_store("s3://bucket/x", {"endpoint_url": "http://127.0.0.1:9", "retries": "2", **CLIENTS[client]})
     assert caught.value.hint and time.monotonic() - started < 20
+
+
+def test_calls_are_dealt_out_to_several_endpoints(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two names of one server: calls go to them in turn, from `endpoint_index` on; one that is not there is named when the store is opened."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    other = endpoint.replace("127.0.0.1", "localhost")
+    options = {"endpoint_url": f"{endpoint},{other}", "native_ranges": "true", "endpoint_index": "1", "retries": "0"}
+    store = open_store("s3://bucket", options)
+    for number in range(5):
+        assert outcome(store, Extent(f"honest/spread-{number}", 0, 1000 * (number + 1))) is None
+    assert store.counters().bytes_by_endpoint == {endpoint: 2000 + 4000, other: 1000 + 3000 + 5000}
+    queue = LoopQueue(cast(S3Store, store), 2)
+    for tag in range(2):
+        queue.put(tag, Extent("honest/spread-loop", 100 * tag, 100), None, True)
+    found: dict[int, Any] = {}
+    while len(found) < 2:
+        found |= dict(queue.wait())
+    queue.close()
+    assert [bytes(found[tag]) for tag in range(2)] == [DATA[:100], DATA[100:200]]
+    with store.open_stream("honest/spread-stream", SIZE) as stream:
+        assert stream.read() == DATA
+    store.close()
+    with pytest.raises(StorageError, match=r"no answer from http://127\.0\.0\.1:9 "):
+        open_store("s3://bucket", {"endpoint_url": f"{endpoint},http://127.0.0.1:9", "retries": "0"})
 
 
 @pytest.mark.parametrize("client", ["obstore", "arrow"], indirect=True)
