@@ -121,10 +121,10 @@ def check(run: Any, proxy: Any, case: Case, epochs: int) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["direct", "s3", "stream"])
 def test_all_kinds_of_failures_within_the_budget(name: str, run: Any, fault_proxy: Any, s3_server: Server) -> None:
     """Of obstore, s3fs (in worker processes, whose counts reach the rank), and streams that break off and go on behind what came."""
-    proxy = fault_proxy(s3_server, {kind: rate * (2 if name == "stream" else 1) for kind, rate in MIXED.items()}, match="/shards/", seed=4)
+    proxy = fault_proxy(s3_server, MIXED, match="/shards/", seed=4)
     proxy.slow_s, proxy.stall_s = 0.05, 3.0
     check(run, proxy, CASES[name], epochs=1)
-    assert sum(proxy.injected.values()) >= 8
+    assert sum(proxy.injected.values()) >= 5
 
 
 @pytest.mark.catalogue
@@ -174,8 +174,8 @@ def test_beyond_the_attempts_of_a_request(name: str, run: Any, fault_proxy: Any,
 @pytest.mark.parametrize("name", ["s3-here", pytest.param("direct", marks=pytest.mark.catalogue)])
 def test_beyond_the_budget_of_the_run(name: str, run: Any, fault_proxy: Any, s3_server: Server) -> None:
     proxy = fault_proxy(s3_server, {"503": 0.2, "cut": 0.2}, match="/shards/", seed=2)
-    result, summary = run(CASES[name], proxy.endpoint_url, "--storage-option", "retry_budget=9")
-    words = ("shards/", proxy.endpoint_url, "the retry budget is spent (retry_budget=9)", "this process: 9 retries of ", "503 x ", "truncated x ")
+    result, summary = run(CASES[name], proxy.endpoint_url, "--storage-option", "retry_budget=5")
+    words = ("shards/", proxy.endpoint_url, "the retry budget is spent (retry_budget=5)", "this process: 5 retries of ", "503 x ", "truncated x ")
     assert_ended(result, summary, proxy, *words)
 
 
