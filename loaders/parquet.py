@@ -211,7 +211,9 @@ class RowGroupRun:
         if self._meter is None:
             self._meter = ProcessMeter(lambda: self._reader.counters() or IOCounters(), self._job.counts_process)
         if self._reader.counters() is None and not own_io:
-            return replace(found, storage_bytes=None, storage_method="unknown: pyarrow's own I/O", device_read_bytes=None, requests=None)
+            return replace(
+                found, storage_bytes=None, storage_method="unknown: pyarrow's own I/O", device_read_bytes=None, requests=None, retries=None
+            )
         return found
 
     def effective(self) -> Mapping[str, Any]:

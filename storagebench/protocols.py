@@ -51,18 +51,41 @@ class StoreSpec:
 
 @dataclass(frozen=True)
 class IOCounters:
-    """What a store did since it was opened. All monotone."""
+    """What a store did since it was opened. All monotone.
+
+    `retries_by_kind` sums up to `retries` where the store knows the kinds. `bytes_by_endpoint` is of a store with several servers only.
+    """
 
     num_bytes: int = 0
     requests: int = 0
     retries: int = 0
     errors: int = 0
+    retries_by_kind: Mapping[str, int] = field(default_factory=dict)
+    bytes_by_endpoint: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: IOCounters) -> IOCounters:
-        return IOCounters(self.num_bytes + other.num_bytes, self.requests + other.requests, self.retries + other.retries, self.errors + other.errors)
+        return self._with(other, 1)
 
     def __sub__(self, other: IOCounters) -> IOCounters:
-        return IOCounters(self.num_bytes - other.num_bytes, self.requests - other.requests, self.retries - other.retries, self.errors - other.errors)
+        return self._with(other, -1)
+
+    def _with(self, other: IOCounters, sign: int) -> IOCounters:
+        return IOCounters(
+            self.num_bytes + sign * other.num_bytes,
+            self.requests + sign * other.requests,
+            self.retries + sign * other.retries,
+            self.errors + sign * other.errors,
+            with_counts(self.retries_by_kind, other.retries_by_kind, sign),
+            with_counts(self.bytes_by_endpoint, other.bytes_by_endpoint, sign),
+        )
+
+
+def with_counts(counts: Mapping[str, int], more: Mapping[str, int], sign: int = 1) -> Mapping[str, int]:
+    """The sum (`sign` -1: the difference) of counts by name; names whose count is 0 are left out."""
+    if not more:
+        return counts
+    summed = {name: counts.get(name, 0) + sign * more.get(name, 0) for name in sorted({*counts, *more})}
+    return {name: count for name, count in summed.items() if count}
 
 
 class Sink(Protocol):
@@ -230,7 +253,7 @@ class LoaderCounters:
 
     `storage_bytes` the store returned; `device_read_bytes` and `rchar_bytes` as /proc/<pid>/io has them; `cpu_s` user + system of the worker
     processes (the rank's own CPU is the engine's to count); `storage_method` says where storage_bytes comes from. `local_cache_bytes`: what the
-    library's own cache on local files holds now (no total), None where it has none.
+    library's own cache on local files holds now (no total), None where it has none. `retries` is None where a library reads, whose retries nobody sees.
     """
 
     storage_bytes: int | None = None
@@ -239,9 +262,11 @@ class LoaderCounters:
     rchar_bytes: int | None = None
     worker_cpu_s: float = 0.0
     requests: int | None = None
-    retries: int = 0
+    retries: int | None = 0
     errors: int = 0
     local_cache_bytes: int | None = None
+    retries_by_kind: Mapping[str, int] = field(default_factory=dict)
+    bytes_by_endpoint: Mapping[str, int] = field(default_factory=dict)
 
 
 class LoaderRun(Protocol):

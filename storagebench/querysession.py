@@ -212,6 +212,7 @@ def _counts(counted: Any) -> dict[str, Any]:
         "storage_bytes": store.num_bytes,
         "requests": store.requests,
         "retries": store.retries,
+        "retries_by_kind": dict(store.retries_by_kind),
         "errors": store.errors,
         "device_read_bytes": counted.device_read_bytes,
         "cpu_s": round(counted.cpu_s, 6),

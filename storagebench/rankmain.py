@@ -33,7 +33,7 @@ from storagebench.protocols import LoadJob, StoreSpec
 from storagebench.records import SCHEMA_VERSION, TraceWriter, as_plain, config_digest, rank_trace_path, read_run
 from storagebench.registry import open_loader
 from storagebench.s3server import find_server
-from storagebench.storage import open_spec
+from storagebench.storage import open_spec, spec_of_reader
 from storagebench.workload import Workload
 from storagebench.world import Place, Rendezvous, World, open_world
 from storagebench.writers import Writers
@@ -210,7 +210,7 @@ def _accelerator(workload: Workload, clock: Clock, job: EngineJob, place: Place)
 def load_job(workload: Workload, spec: StoreSpec, dataset: Dataset, place: Place) -> LoadJob:
     """What the loader of one rank is asked to do."""
     return LoadJob(
-        store=spec,
+        store=spec_of_reader(spec, place.rank),
         dataset=dataset,
         rank=place.rank,
         world_size=place.world_size,

@@ -128,8 +128,16 @@ def _throughput(s: Summary) -> Iterator[Section]:
         ("from the device", w.size(s["device_read_bytes"])),
         ("device over storage", w.number(s["read_amplification"])),
         ("served by the page cache", w.share(s["cached_fraction_served"])),
-        ("requests", f"{w.count(s['requests'])} ({s['retries']} retried, {s['io_errors']} failed)"),
+        ("requests", f"{w.count(s['requests'])} ({_retried(s)}, {s['io_errors']} failed)"),
+        *((f"from {endpoint}", w.size(num_bytes)) for endpoint, num_bytes in s["bytes_by_endpoint"].items()),
     )
+
+
+def _retried(s: Summary) -> str:
+    if s["retries"] is None:
+        return "retries unknown"
+    kinds = ", ".join(f"{kind} x {count}" for kind, count in s["retries_by_kind"].items())
+    return f"{s['retries']} retried" + (f": {kinds}" if kinds else "")
 
 
 def _writers(s: Summary) -> Iterator[Section]:

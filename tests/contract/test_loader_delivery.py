@@ -104,7 +104,7 @@ def test_counters(cell: Any, job: LoadJob, records: Any, tools: Any) -> None:
         assert one.storage_bytes < two.storage_bytes <= 2 * (wanted + slack)
     else:  # a second epoch is served from the library's own cache
         assert two.storage_bytes == one.storage_bytes <= one.local_cache_bytes == two.local_cache_bytes
-    assert one.errors == one.retries == 0
+    assert one.errors == 0 and one.retries == (None if cell.loader == "s3torchconnector" else 0)  # whose own retries nobody sees
     assert one.worker_cpu_s == 0
 
 
