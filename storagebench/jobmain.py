@@ -15,6 +15,7 @@ from typing import Any
 from storagebench.clock import SystemClock
 from storagebench.configfile import load_workload
 from storagebench.errors import EXIT_RANK, StorageBenchError
+from storagebench.gate import VARIABLE
 from storagebench.launch import handling_signals
 from storagebench.process import die_with_parent
 from storagebench.session import Request, execute, prepare
@@ -36,6 +37,8 @@ def _run(asked: dict[str, Any], answers: int, start_ns: int) -> int:
             _answer(answers, {"ready": str(run_dir)})
             if not os.read(0, 1):
                 return EXIT_RANK  # the parent is gone, or wants it no more
+            if asked["gate"]:
+                os.environ[VARIABLE] = asked["gate"]
             code = int(execute(run_dir, asked["debug"])["exit_code"])
             _answer(answers, {"ended": code})
             return code

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from storagebench import errors
 from storagebench.errors import EXIT_RANK, RankError, StorageBenchError
 from storagebench.experiments.sweep import Ended, Refused
 from storagebench.experiments.units_of_suite import Override
+from storagebench.gate import await_waiting, open_gate, remove_gate
 from storagebench.process import child_environment
 from storagebench.workload import option_fields
 
@@ -38,9 +40,11 @@ class Asked:
     run_id: str
     ceiling: bool = False
     debug: bool = False
+    gate: Path | None = None
 
     def as_json(self) -> bytes:
         plain = {**self.__dict__, "results_dir": str(self.results_dir), "storage_options": dict(self.storage_options)}
+        plain["gate"] = "" if self.gate is None else str(self.gate.absolute())
         where = ["--results-dir", str(self.results_dir), "--run-id", self.run_id]
         plain["command"] = [*run_command(self.workload, self.overrides, self.data_dir, self.storage_options, self.ceiling), *where]
         return json.dumps(plain).encode() + b"\n"
@@ -92,6 +96,10 @@ class JobProcess:
     def go(self) -> None:
         with suppress(BrokenPipeError):  # it died meanwhile, which `wait` tells
             self._stdin.write(b"\n")
+
+    def is_alive(self) -> bool:
+        """It has not ended, and has said nothing since it was let go."""
+        return self._process.poll() is None and not select.select([self._stdout], [], [], 0)[0]
 
     def wait(self) -> Ended:
         """How it ended. A process that died without a word is a failed run."""
@@ -146,26 +154,35 @@ def _error_of(answer: Mapping[str, Any]) -> StorageBenchError:
 def run_at_once(
     asked: Sequence[Asked], following: Following | None = None, beside: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> Refused | list[Ended]:
-    """Make these runs at the same time: all are prepared, then all let go. `beside` is a block around their execution (writers).
+    """Make these runs at the same time: all are prepared, then all opened, then all let go. `beside` is a block around the measuring (writers).
 
     Where one is refused none is run. Raises what `beside` raises, and an interrupt; no process is left then.
     """
     jobs: list[JobProcess] = []
+    if len(asked) > 1:
+        asked = [replace(one, gate=one.results_dir / f".{one.run_id}.gate") for one in asked]
+    gates = [one.gate for one in asked if one.gate is not None]
     try:
         for one in asked:
             jobs.append(JobProcess(one))
         try:
             run_dirs = [job.await_ready() for job in jobs]
+        except errors.InterruptedRunError:
+            raise
         except StorageBenchError as error:
-            if isinstance(error, errors.InterruptedRunError):
-                raise
             return Refused(error.message, error.hint, error.exit_code)
+        for job in jobs:
+            job.go()
+        for job, gate in zip(jobs, gates, strict=False):
+            await_waiting(gate, job.is_alive)
         with beside(), following(run_dirs[0]) if following is not None and len(jobs) == 1 else nullcontext():
-            for job in jobs:
-                job.go()
+            for gate in gates:
+                open_gate(gate)
             ended = [job.wait() for job in jobs]
         jobs = []
         return ended
     finally:
         for job in jobs:
             job.end()
+        for gate in gates:
+            remove_gate(gate)
