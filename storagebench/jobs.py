@@ -50,9 +50,7 @@ class Asked:
         return json.dumps(plain).encode() + b"\n"
 
 
-def run_command(
-    workload: str, overrides: Sequence[Override], data_dir: str, storage_options: Mapping[str, str], ceiling: bool = False
-) -> list[str]:
+def run_command(workload: str, overrides: Sequence[Override], data_dir: str, storage_options: Mapping[str, str], ceiling: bool = False) -> list[str]:
     """The words of `storagebench run ...` that ask for the same; a later override of a key replaces an earlier one."""
     flags = {f"{section}.{name}": flag for flag, (section, name, _) in option_fields().items()}
     words = ["storagebench", "run", workload, "--data-dir", data_dir]

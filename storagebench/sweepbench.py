@@ -141,5 +141,3 @@ def remove_left_over(folder: Path) -> int:
     """Delete what writers of a sweep that was killed left behind; how many keys."""
     left = [path for path in sorted((folder / WRITERS_DIR).glob("*")) if (path / RUN_FILE).is_file() and not (path / _REMOVED_FILE).exists()]
     return sum(int(remove(path)["keys"]) for path in left)
-
-

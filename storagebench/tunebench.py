@@ -41,7 +41,9 @@ def objective_of(compute_s: float, au: float | None) -> Objective:
     if compute_s <= 0 or au is None:
         return Objective("samples_per_s", True, "without compute time there is no AU")
     if au >= BUSY:
-        return Objective("samples_per_s", True, f"the defaults keep the accelerators busy (AU {au:.3f}), so what they give without compute time is tuned")
+        return Objective(
+            "samples_per_s", True, f"the defaults keep the accelerators busy (AU {au:.3f}), so what they give without compute time is tuned"
+        )
     return Objective("au_nominal", False, f"the defaults reach AU {au:.3f}")
 
 
@@ -149,7 +151,10 @@ class TuneBench:
             return objective_of(compute_s, None), 0.0
         found = self.measure(0, "look", self._default)
         if found.value is None:
-            raise RunInvalidError(f"the defaults give no figure to tune: {found.why}", f"see `storagebench check {self._folder / found.run_id}`")
+            raise RunInvalidError(
+                f"the defaults give no figure to tune: {found.why}",
+                "use a longer --trial-duration, or make `storagebench run` work with the same options first",
+            )
         return objective_of(compute_s, found.value), found.seconds
 
     def measure(self, number: int, phase: str, point: Point) -> Measured:
@@ -158,9 +163,7 @@ class TuneBench:
         run_id = self._new_id(f"{number:03d}-{phase}")
         settings, data_dir, options = self._asked.at(point, self._default)
         overrides = [*self._asked.overrides, *settings, *self._trial_settings()]
-        outcome = run_at_once(
-            [Asked(self._asked.workload, overrides, data_dir, options, self._folder, run_id, debug=self._debug)], self._following
-        )
+        outcome = run_at_once([Asked(self._asked.workload, overrides, data_dir, options, self._folder, run_id, debug=self._debug)], self._following)
         value, why = self._value_of(outcome, run_id)
         return Measured(value, (self._clock.now_ns() - begin_ns) / 1e9, run_id, why)
 

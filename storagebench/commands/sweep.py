@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
 @click.command("sweep")
 @click.argument("suite", type=click.Path(path_type=Path))
-@click.option("--results-dir", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where the sweep's folder is written.")
+@click.option(
+    "--results-dir", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where the sweep's folder is written."
+)
 @click.option("--sweep-id", metavar="NAME", help="Name of that folder; the suite's name otherwise.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write one self-contained page.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and what does not fit; measure nothing.")
 @click.pass_obj
-def command(obj: dict[str, Any], /, suite: Path, results_dir: Path, sweep_id: str | None, html_file: Path | None, as_json: bool, dry_run: bool) -> int:
+def command(
+    obj: dict[str, Any], /, suite: Path, results_dir: Path, sweep_id: str | None, html_file: Path | None, as_json: bool, dry_run: bool
+) -> int:
     """Run every cell of SUITE (a YAML file, see docs/suite.yaml) several times, taking turns, and compare those that may be compared. Each run is an
     ordinary run folder. Interrupted or killed, the same command goes on; runs that failed are kept and said."""
     from storagebench.experiments.suite import load_suite
@@ -77,8 +81,9 @@ def _name(name: str) -> str:
 def _refuse_secrets(loaded: LoadedSuite) -> None:
     from storagebench.commands.options import parse_storage_options
 
-    for each in (*loaded.suite.stores.values(), *loaded.suite.jobs.values()):
-        parse_storage_options(tuple(f"{name}={text}" for name, text in each.storage_options.items()))
+    suite = loaded.suite
+    for options in [*(store.storage_options for store in suite.stores.values()), *(job.storage_options for job in suite.jobs.values())]:
+        parse_storage_options(tuple(f"{name}={text}" for name, text in options.items()))
 
 
 def _sweep(loaded: LoadedSuite, units: Sequence[Unit], folder: Path, debug: bool) -> None:

@@ -146,7 +146,10 @@ def _insisting(bench: TuneBench) -> Any:
     def measure(number: int, phase: str, point: Any) -> Any:
         found = bench.measure(number, phase, point)
         if number == 0 and found.value is None:
-            raise RunInvalidError(f"the defaults give no figure to tune: {found.why}", "make `storagebench run` work with the same options first")
+            raise RunInvalidError(
+                f"the defaults give no figure to tune: {found.why}",
+                "use a longer --trial-duration, or make `storagebench run` work with the same options first",
+            )
         return found
 
     return measure
@@ -179,10 +182,14 @@ def _begin(folder: Path, request: dict[str, Any]) -> None:
         return
     before = json.loads(path.read_bytes())
     if before["schema_version"] != SCHEMA_VERSION:
-        raise UsageError(f"{path} has schema {before['schema_version']}, and this storagebench reads {SCHEMA_VERSION}", "use the version that wrote it")
+        raise UsageError(
+            f"{path} has schema {before['schema_version']}, and this storagebench reads {SCHEMA_VERSION}", "use the version that wrote it"
+        )
     changed = list(differences({key: before[key] for key in plain}, plain))
     if changed:
-        raise UsageError(f"{folder} was begun with another request: {'; '.join(changed[:8])}", "repeat that one to go on, or choose another --tune-id")
+        raise UsageError(
+            f"{folder} was begun with another request: {'; '.join(changed[:8])}", "repeat that one to go on, or choose another --tune-id"
+        )
 
 
 def _following(run_dir: Path) -> AbstractContextManager[None]:

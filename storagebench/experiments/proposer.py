@@ -26,7 +26,8 @@ class OptunaProposer:
         optuna.logging.set_verbosity(logging.WARNING)
         self._space = list(space)
         self._distributions: dict[str, Any] = {
-            one.key: IntDistribution(0, len(one.values) - 1) if one.ordered else CategoricalDistribution(tuple(range(len(one.values)))) for one in space
+            one.key: IntDistribution(0, len(one.values) - 1) if one.ordered else CategoricalDistribution(tuple(range(len(one.values))))
+            for one in space
         }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some releases call `multivariate` experimental

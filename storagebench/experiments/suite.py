@@ -207,7 +207,7 @@ def _of_axes(suite: Suite, axes: Axes) -> Iterator[tuple[Path_, str]]:
         if count < 1:
             yield ("axes", "accelerators"), f"axes.accelerators has {count}, below 1"
     for key, values in axes.settings.items():
-        path = ("axes", "settings", key)
+        path: Path_ = ("axes", "settings", key)
         lists.append((path, values))
         yield from _reserved(path, key, True)
         if key.startswith("dataset.") and key != _OF_THE_RUN:

@@ -129,8 +129,8 @@ class Tuning:
         while self._may_search() and (point := self._propose()) is not None:
             self._take(SEARCH, point)
         finalists = self._finalists()
-        for turn in range(len(self._of(FINAL)), FINAL_REPEATS * len(finalists) if len(finalists) > 1 else 0):
-            self._take(FINAL, finalists[turn % len(finalists)])
+        while self._may_look_again(len(finalists)):
+            self._take(FINAL, finalists[len(self._of(FINAL)) % len(finalists)])
         best = self._best(finalists)
         if best is not None:
             self._confirm(best)
@@ -162,6 +162,13 @@ class Tuning:
             return False
         reserve = min(_MOST_RESERVE * self._asked.seconds, self._trial_s * (FINALISTS * FINAL_REPEATS + 2 * _WANTED_PAIRS))
         return done < LEAST_SEARCH or self._spent_s + self._trial_s <= self._asked.seconds - reserve
+
+    def _may_look_again(self, num_finalists: int) -> bool:
+        """Where the time is short, the pairs that confirm come first."""
+        done = len(self._of(FINAL))
+        if num_finalists < 2 or done >= FINAL_REPEATS * num_finalists or self._of(CONFIRM):
+            return False
+        return self._spent_s + self._trial_s * (1 + 2 * LEAST_PAIRS) <= self._asked.seconds
 
     def _propose(self) -> Point | None:
         """A point that was not tried and is not refused; None where there is none left."""
@@ -245,7 +252,7 @@ class Tuning:
 
 def least_trials() -> int:
     """Trials that a tuning makes at least, where all can be run."""
-    return LEAST_SEARCH + FINALISTS * FINAL_REPEATS + 2 * LEAST_PAIRS
+    return LEAST_SEARCH + 2 * LEAST_PAIRS
 
 
 def trial_of(row: Mapping[str, Any]) -> Trial:

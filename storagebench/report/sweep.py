@@ -150,9 +150,8 @@ def leftovers(sweep: Sweep) -> Iterator[tuple[str, list[str]]]:
             "Refused before anything was measured:",
             [f"{name}: {w.printable(one.message)} (next: {w.printable(one.hint)})" for name, one in sweep.refused.items()],
         )
-    every = {run_id: why for each in (*sweep.cells, *sweep.jobs) for run_id, why in each.left_out.items()}
-    if every:
-        yield "Runs that are in no figure:", [f"{run_id}: {w.printable(why)}" for run_id, why in every.items()]
+    if sweep.left_out:
+        yield "Runs that are in no figure:", [f"{run_id}: {w.printable(why)}" for run_id, why in sweep.left_out.items()]
     weak: dict[str, list[str]] = {}
     for cell in sweep.cells:
         for code in cell.warnings:
@@ -165,6 +164,8 @@ def leftovers(sweep: Sweep) -> Iterator[tuple[str, list[str]]]:
     mixed = [f"{cell.name}: {w.printable(cell.mixed)}" for cell in sweep.cells if cell.mixed]
     if mixed:
         yield "Cells that stand in no ranking, since their runs are no repeats of one request:", mixed
-    unranked = [cell.name for cell in sweep.cells if not cell.mixed and not any(cell.name == row.cell for one in sweep.rankings for row in one.ranked)]
+    unranked = [
+        cell.name for cell in sweep.cells if not cell.mixed and not any(cell.name == row.cell for one in sweep.rankings for row in one.ranked)
+    ]
     if unranked:
         yield "Cells without a figure:", unranked

@@ -13,7 +13,19 @@ from storagebench.report.html import page, plotly_js, script_data
 from storagebench.report.htmlparts import safe
 from storagebench.report.plotstyle import BLACK, BLUE, GREY, Figure, layout, short, six_digits
 from storagebench.report.provenance import without_secrets
-from storagebench.report.sweep import CELL_HEADINGS, JOB_HEADINGS, LEFT, NAMES, cell_rows, conclusion, facts_lines, headline, job_rows, job_sentences, leftovers
+from storagebench.report.sweep import (
+    CELL_HEADINGS,
+    JOB_HEADINGS,
+    LEFT,
+    NAMES,
+    cell_rows,
+    conclusion,
+    facts_lines,
+    headline,
+    job_rows,
+    job_sentences,
+    leftovers,
+)
 from storagebench.report.sweepload import Sweep
 
 _ROW_PIXELS: Final = 34
@@ -24,10 +36,14 @@ def sweep_html(sweep: Sweep) -> str:
     library = plotly_js()
     cells = {cell.name: cell for cell in sweep.cells}
     figures: list[tuple[str, Figure]] = []
-    body = [f'<header><h1>{safe(headline(sweep))}</h1><p class="soft">{safe(sweep.suite.description or "Which of these serves the accelerators best?")}</p></header>']
+    body = [
+        f'<header><h1>{safe(headline(sweep))}</h1><p class="soft">{safe(sweep.suite.description or "Which of these serves the accelerators best?")}</p></header>'
+    ]
     for index, ranking in enumerate(sweep.rankings):
         body.append(_ranking(index, ranking, cells))
-        figures.append((f"rank-{index}", _bars(ranking.metric, {row.cell: cells[row.cell].figures[ranking.metric] for row in ranking.ranked}, ranking.ties)))
+        figures.append(
+            (f"rank-{index}", _bars(ranking.metric, {row.cell: cells[row.cell].figures[ranking.metric] for row in ranking.ranked}, ranking.ties))
+        )
     if sweep.jobs:
         body.append(_jobs(sweep))
         figures.append(("jobs", _job_bars(sweep)))

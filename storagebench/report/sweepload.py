@@ -9,12 +9,12 @@ from typing import Any
 
 from storagebench.checks.neighbours import LEAST_OVERLAP, Neighbours, Round, Written, neighbours_of, written_of
 from storagebench.checks.sweeps import Cell, CellRuns, Ranking, cell_of, rankings
+from storagebench.errors import EXIT_RANK
 from storagebench.experiments.repeat import worst_code
 from storagebench.experiments.suite import Suite
 from storagebench.experiments.sweep import Refused
 from storagebench.experiments.sweepfolder import WRITERS_DIR, FolderPast, load, suite_of, units_of_record
 from storagebench.experiments.units_of_suite import ALONE, TOGETHER, Unit
-from storagebench.errors import EXIT_RANK
 from storagebench.records import writer_traces
 from storagebench.report.load import LoadedRun, load_runs
 from storagebench.traces import read_trace
@@ -41,8 +41,14 @@ class Sweep:
     @property
     def exit_code(self) -> int:
         """The worst of all runs' and refusals'. What does not fit is no failure."""
-        codes = [code for each in (*self.cells, *self.jobs) for code in each.exit_codes]
+        codes = [code for cell in self.cells for code in cell.exit_codes] + [code for job in self.jobs for code in job.exit_codes]
         return worst_code([*(EXIT_RANK if code is None else code for code in codes), *(one.exit_code for one in self.refused.values())])
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Runs that are in no figure, with the reason."""
+        found = [cell.left_out for cell in self.cells] + [job.left_out for job in self.jobs]
+        return {run_id: why for each in found for run_id, why in each.items()}
 
     @property
     def weak_overlaps(self) -> list[Neighbours]:
@@ -123,7 +129,9 @@ def _with_jobs(sweep: Sweep, folder: Path, units: Sequence[Unit], rounds: Rounds
     jobs, writers = [job.name for job in together.jobs], [job.name for job in together.writers]
     at_once = []
     for runs in rounds[TOGETHER]:
-        traces = {name: [read_trace(path) for path in writer_traces(folder / WRITERS_DIR / f"{runs[0].summary['run_id']}-{name}")] for name in writers}
+        traces = {
+            name: [read_trace(path) for path in writer_traces(folder / WRITERS_DIR / f"{runs[0].summary['run_id']}-{name}")] for name in writers
+        }
         at_once.append(Round(dict(zip(jobs, runs, strict=True)), traces))
     alone = {job: [run for one in rounds.get(f"{ALONE}-{job}", ()) for run in one] for job in jobs}
     found = neighbours_of(jobs, at_once, alone) if at_once or any(alone.values()) else []

@@ -21,7 +21,9 @@ def tune_text(tuned: Tuned, metric: str, why: str, space: Sequence[Dimension], b
     failed = [trial for trial in tuned.trials if trial.value is None]
     lines = [f"objective  {_NAMES[metric]}: {w.printable(why)}"]
     lines += [f"{'turned' if not index else '':<9}  {_dimension(one)}" for index, one in enumerate(space)]
-    lines.append(f"trials     {len(searched)} settings searched, {len(tuned.trials)} runs in {w.seconds(sum(trial.seconds for trial in tuned.trials))}")
+    lines.append(
+        f"trials     {len(searched)} settings searched, {len(tuned.trials)} runs in {w.seconds(sum(trial.seconds for trial in tuned.trials))}"
+    )
     lines += [f"failed     {trial.run_id}: {w.printable(trial.why)}" for trial in failed]
     if tuned.best is not None:
         lines += [f"best       {settings(tuned.best)}", f"defaults   {settings(tuned.default)}", "", _table(tuned, metric)]
