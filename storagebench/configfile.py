@@ -230,7 +230,7 @@ class _Reader:
             if problem:
                 self.problems.append(f"{where}: {problem}")
             result[key] = self.construct(value_node, path)
-            if not isinstance(value_node, yaml.MappingNode):
+            if not isinstance(value_node, yaml.MappingNode) or not value_node.value:
                 self.lines[path] = key_node.start_mark.line + 1
         return result
 

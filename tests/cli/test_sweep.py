@@ -1,0 +1,234 @@
+"""`sweep` with real runs: a matrix with what does not fit and what is not there, resumption after SIGKILL, a run that dies, and several jobs at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+SETTINGS = {
+    "run.compute_time_s": 0.002,
+    "run.null_duration_s": 0,
+    "run.headroom_duration_s": 0,
+    "train.batch_size": 4,
+    "train.epochs": 100_000,
+    "loader.num_workers": 1,
+    "run.cache": "as-is",
+}
+DRY_RUN = """\
+suite s: 4 units, 2 runs in 1 rounds, into results/s
+001-direct-npz-disk-x1:
+  storagebench run quick --data-dir /data/npz --num-workers 2 --compute-time 5ms --loader direct --set dataset.format=npz --num-accelerators 1
+002-direct-webdataset-disk-x1:
+  storagebench run quick --data-dir /data/webdataset --num-workers 2 --compute-time 5ms --loader direct --set dataset.format=webdataset --num-accelerators 1
+003-parquet-npz-disk-x1: not run, since loader parquet reads Parquet row groups, and the dataset is npz
+004-parquet-webdataset-disk-x1: not run, since loader parquet reads Parquet row groups, and the dataset is webdataset
+"""
+
+
+def write(folder: Path, **suite: Any) -> str:
+    path = folder / "suite.yaml"
+    path.write_text(yaml.safe_dump({"name": "s", "workload": "quick", **suite}, sort_keys=False))
+    return str(path)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-m", "storagebench", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end, "it ended, or a minute passed"
+        time.sleep(0.02)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "sweep.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """SIGKILL, and nothing that it started is left."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(below, timeout=10)
+    assert alive == []
+
+
+def steps_of(run_dir: Path) -> int:
+    path = run_dir / "trace" / "rank-00000.jsonl"
+    return path.read_bytes().count(b'\n["step"') if path.exists() else 0
+
+
+def test_dry_run(tmp_path: Path, cli_here: Any) -> None:
+    suite = write(
+        tmp_path,
+        settings={"run.compute_time_s": "5ms"},
+        stores={"disk": {"data_dir": "/data/{format}"}},
+        axes={"loaders": ["direct", "parquet"], "formats": ["npz", "webdataset"]},
+        repeats=1,
+    )
+    result = cli_here("sweep", suite, "--dry-run")
+    assert (result.returncode, result.stdout, result.stderr) == (0, DRY_RUN, "")
+    planned = json.loads(cli_here("sweep", suite, "--dry-run", "--json").stdout)
+    assert (planned["num_runs"], [row["reason"] is None for row in planned["units"]]) == (2, [True, True, False, False])
+
+
+def test_credentials_and_bad_names_are_refused(tmp_path: Path, cli_here: Any) -> None:
+    store = {"data_dir": "s3://b/{format}", "storage_options": {"secret_key": "x"}}
+    result = cli_here("sweep", write(tmp_path, stores={"s": store}, axes={}), "--dry-run")
+    assert (result.returncode, "--storage-option secret_key looks like a credential" in result.stderr) == (2, True)
+    result = cli_here("sweep", write(tmp_path, stores={"s": {"data_dir": "/x"}}, axes={}), "--sweep-id", "../up")
+    assert (result.returncode, result.stderr.splitlines()[0]) == (2, "error: --sweep-id is '../up': letters, digits, '.', '_' and '-' make one, 64 at most")
+
+
+def test_a_matrix(tmp_path: Path, cli: Any, make_dataset: Any) -> None:
+    path, dataset = make_dataset()
+    stores = {"disk": {"data_dir": path}, "gone": {"data_dir": str(tmp_path / "gone")}}
+    axes = {"loaders": ["direct", "parquet"], "formats": ["npz"]}
+    suite = write(tmp_path, settings={**SETTINGS, "run.max_steps": 60}, stores=stores, axes=axes, repeats=2)
+    first = cli("sweep", suite, "--results-dir", str(tmp_path), "--json")
+    assert first.returncode == 3, first.stderr  # the dataset that is not there
+    found = json.loads(first.stdout)
+    assert [cell["run_ids"] for cell in found["cells"]] == [["001-direct-npz-disk-x1-r1", "001-direct-npz-disk-x1-r2"]]
+    assert (list(found["refused"]), found["missing"]) == (["002-direct-npz-gone-x1"], 0)
+    assert sorted(found["unfit"]) == ["003-parquet-npz-disk-x1", "004-parquet-npz-gone-x1"]
+    assert found["cells"][0]["figures"]["samples_per_s"]["num_runs"] == 2
+    run = json.loads((tmp_path / "s" / "001-direct-npz-disk-x1-r1" / "run.json").read_text())
+    assert run["dataset"]["digest"] == dataset.digest()
+    assert run["command"][:5] == ["storagebench", "run", "quick", "--data-dir", path]
+    assert (run["provenance"]["run.max_steps"], run["config"]["loader"]["num_workers"]) == ("suite.yaml:11", 1)
+
+    again = cli("sweep", suite, "--results-dir", str(tmp_path), "--html", str(tmp_path / "s.html"))
+    assert (again.returncode, "2 of 4 are there already" in again.stderr) == (3, True)
+    assert "stands alone: nothing may be compared with it" in again.stdout and (tmp_path / "s.html").stat().st_size > 1_000_000
+    report = cli("report", str(tmp_path / "s"))
+    assert (report.returncode, report.stdout) == (0, again.stdout)
+
+    changed = write(tmp_path, settings={**SETTINGS, "run.max_steps": 70}, stores=stores, axes=axes, repeats=2)
+    refused = cli("sweep", changed, "--results-dir", str(tmp_path))
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[0] == f"error: {tmp_path}/s was begun with another suite: settings.run.max_steps: 60 -> 70"
+
+
+def test_it_goes_on_after_sigkill_and_after_an_interrupt(tmp_path: Path, cli: Any, make_dataset: Any) -> None:
+    path, _ = make_dataset()
+    axes = {"loaders": ["direct"], "formats": ["npz"], "settings": {"loader.prefetch_batches": [1, 2]}}
+    suite = write(tmp_path, settings={**SETTINGS, "run.duration_s": 0.7}, stores={"disk": {"data_dir": path}}, axes=axes, repeats=2)
+    folder = tmp_path / "s"
+    arguments = ("sweep", suite, "--results-dir", str(tmp_path))
+
+    def running() -> list[Path]:
+        done = {row["run_id"] for row in rows(folder)}
+        return [child for child in sorted(folder.glob("0*")) if child.name not in done and steps_of(child) > 5]
+
+    process = start(*arguments)
+    until(lambda: len(rows(folder)) == 1 and running(), process)
+    cut = [child.name for child in running()]
+    kill(process)
+    stay = {row["run_id"]: (folder / row["run_id"] / "summary.json").stat().st_mtime_ns for row in rows(folder)}
+    process = start(*arguments)
+    until(lambda: len(rows(folder)) == 2 and [child for child in running() if child.name not in cut], process)
+    cut += [child.name for child in running() if child.name not in cut]
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    result = cli(*arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    made = sorted(run_id for cell in found["cells"] for run_id in cell["run_ids"])
+    assert (len(made), found["missing"], len(cut)) == (4, 0, 2)
+    assert all(f"{run_id}-again1" in made for run_id in cut)
+    assert all((folder / run_id / "summary.json").stat().st_mtime_ns == then for run_id, then in stay.items())
+    assert {row["run_id"] for row in rows(folder)} == set(made)
+
+
+def test_a_run_that_dies_is_kept_and_said_and_the_others_go_on(tmp_path: Path, make_dataset: Any) -> None:
+    path, _ = make_dataset()
+    axes = {"loaders": ["direct"], "formats": ["npz"], "settings": {"loader.prefetch_batches": [1, 2]}}
+    suite = write(tmp_path, settings={**SETTINGS, "run.duration_s": 0.7}, stores={"disk": {"data_dir": path}}, axes=axes, repeats=1)
+    folder = tmp_path / "s"
+    process = start("sweep", suite, "--results-dir", str(tmp_path), "--json")
+    until(lambda: any(steps_of(child) > 5 for child in folder.glob("0*")), process)
+    (child,) = psutil.Process(process.pid).children()
+    child.kill()
+    out, err = process.communicate(timeout=60)
+    found = json.loads(out)
+    assert (process.returncode, found["exit_code"], found["missing"]) == (5, 5, 0)
+    assert "was killed by SIGKILL" in err
+    dead = next(cell for cell in found["cells"] if cell["left_out"])
+    assert next(iter(dead["left_out"].values())).startswith("incomplete: ")
+    assert [cell["figures"]["samples_per_s"] is None for cell in found["cells"] if cell is not dead] == [False]
+    assert [row["exit_code"] for row in rows(folder)] == [5, 0]
+
+
+def test_several_jobs_at_once_with_a_writer(tmp_path: Path, cli: Any) -> None:
+    data = {"dataset.format": "npz", "dataset.payload": "bytes", "dataset.num_samples": 400, "dataset.record_length_bytes": 5000, "dataset.record_length_bytes_stdev": 0}
+    suite = write(
+        tmp_path,
+        settings={**SETTINGS, **data, "run.duration_s": 1.5},
+        jobs={
+            "train": {"data_dir": str(tmp_path / "a")},
+            "eval": {"data_dir": str(tmp_path / "b"), "settings": {"loader.prefetch_batches": 4}},
+            "logs": {"kind": "writer", "data_dir": str(tmp_path / "c"), "write_rate": "200kB"},
+        },
+        alone=True,
+        generate=True,
+        repeats=1,
+    )
+    folder = tmp_path / "s"
+    process = start("sweep", suite, "--results-dir", str(tmp_path))
+    until(lambda: list((tmp_path / "c" / "written").rglob("*.npz")), process)
+    kill(process)
+    left = list((tmp_path / "c" / "written").rglob("*.npz"))
+    result = cli("sweep", suite, "--results-dir", str(tmp_path), "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert [job["job"] for job in found["jobs"]] == ["train", "eval"]
+    for job in found["jobs"]:
+        assert (job["metric"], job["together"]["num_runs"], job["alone"]["num_runs"], job["left_out"]) == ("au_nominal", 1, 1, {})
+        assert 0.4 < job["overlap"] <= 1.0
+        assert job["verdict"] == "not distinguishable"  # of one round
+    assert 100e3 < found["writers"][0]["bytes_per_s"]["median"] < 300e3 and found["writers"][0]["error"] == ""
+    # Everything that the writers wrote is gone, of the killed round too, and the dataset stayed.
+    assert left and not list((tmp_path / "c" / "written").rglob("*.npz")) if (tmp_path / "c" / "written").exists() else left
+    assert cli("verify", "--data-dir", str(tmp_path / "c")).returncode == 0
+    runs = {name: json.loads((folder / name / "run.json").read_text()) for name in ("together-train-r1-again1", "alone-eval-r1")}
+    assert all(run["config"]["run"]["headroom_duration_s"] == 0 for run in runs.values())
+    assert not list(folder.glob(".*gate*"))
+
+
+@pytest.mark.catalogue
+def test_the_slowdown_by_a_neighbour_on_one_wire_is_found(tmp_path: Path, cli: Any) -> None:
+    """Two jobs share a wire that carries 1.25 times what one asks for: alone each has AU 1, and together 0.625."""
+    data = {"dataset.format": "npz", "dataset.payload": "bytes", "dataset.num_samples": 1000, "dataset.record_length_bytes": 8192, "dataset.record_length_bytes_stdev": 0}
+    places = {name: str(tmp_path / name) for name in ("a", "b")}
+    for place in places.values():
+        settings = [word for key, value in data.items() for word in ("--set", f"{key}={value}")]
+        assert cli("generate", "quick", "--data-dir", place, *settings).returncode == 0
+    # 4 records of 8 KiB each 10 ms are 3.28 MB/s, less npz's own bytes.
+    options = {"bandwidth": str(round(1.25 * 4 * 8800 / 0.010)), "clock_id": "wire-of-a-test"}
+    suite = write(
+        tmp_path,
+        settings={**SETTINGS, **data, "run.compute_time_s": 0.01, "run.duration_s": 3, "run.cache": "as-is", "train.epochs": 100, "loader.name": "direct"},
+        jobs={name: {"data_dir": f"shaped+{place}", "storage_options": options} for name, place in places.items()},
+        alone=True,
+        repeats=3,
+    )
+    result = cli("sweep", suite, "--results-dir", str(tmp_path), "--json")
+    found = json.loads(result.stdout)
+    for job in found["jobs"]:
+        assert job["verdict"] == "worse" and job["slowdown"]["value"] < 0.8, job
+        assert job["overlap"] > 0.8
