@@ -25,6 +25,7 @@ from storagebench.workload import option_fields
 
 LOG_DIR: Final = "logs"
 _CODE: Final = "from storagebench.jobmain import main; main()"
+_GATE: Final = ".gate"
 Following = Callable[[Path], AbstractContextManager[None]]
 
 
@@ -158,7 +159,7 @@ def run_at_once(
     """
     jobs: list[JobProcess] = []
     if len(asked) > 1:
-        asked = [replace(one, gate=one.results_dir / f".{one.run_id}.gate") for one in asked]
+        asked = [replace(one, gate=one.results_dir / one.run_id / _GATE) for one in asked]
     gates = [one.gate for one in asked if one.gate is not None]
     try:
         for one in asked:

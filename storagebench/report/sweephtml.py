@@ -59,7 +59,7 @@ def sweep_html(sweep: Sweep) -> str:
 def _ranking(index: int, ranking: Ranking, cells: Mapping[str, Cell]) -> str:
     facts = safe(" ".join(line.strip() for line in facts_lines(ranking)))
     return (
-        f'<h2>{safe(conclusion(ranking))}</h2><p class="caption">{facts}</p>'
+        f'<h2>Which is the best by {escape(NAMES[ranking.metric])}?</h2><p>{safe(conclusion(ranking))}</p><p class="caption">{facts}</p>'
         f'<div class="card"><div class="plot" id="rank-{index}"></div></div>'
         f'<div class="card scroll">{_table(CELL_HEADINGS, cell_rows(ranking, cells))}</div>'
     )

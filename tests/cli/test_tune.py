@@ -17,6 +17,7 @@ def arguments(path: str, results: Path, *more: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+@pytest.mark.catalogue
 def test_more_in_flight_beats_one_read_at_a_time(tmp_path: Path, cli: Any, make_dataset: Any) -> None:
     """A batch is 4 reads of 10 ms: one worker takes 40 ms for it, and the accelerator 10 ms: AU 0.25. Four workers can keep it busy."""
     pytest.importorskip("optuna")
@@ -31,7 +32,9 @@ def test_more_in_flight_beats_one_read_at_a_time(tmp_path: Path, cli: Any, make_
     words = shlex.split(lines[-1])
     assert words[:4] == ["storagebench", "run", "quick", "--data-dir"] and words[words.index("--storage-option") + 1] == "latency=10ms"
     assert int(words[words.index("--num-workers") + 1]) > 1
-    ran = cli(*words[1:], "--results-dir", str(tmp_path), "--run-id", "copied", "--max-steps", "20", "--epochs", "9", "--null-duration", "0", "--json")
+    ran = cli(
+        *words[1:], "--results-dir", str(tmp_path), "--run-id", "copied", "--max-steps", "20", "--epochs", "9", "--null-duration", "0", "--json"
+    )
     assert ran.returncode == 0 and json.loads(ran.stdout)["status"] == "complete"
 
     folder = tmp_path / "tune-quick-direct"

@@ -213,5 +213,5 @@ def test_a_row_that_a_kill_cut_off_is_left_out_and_cut_away(tmp_path: Path) -> N
     again.close()
     assert read_rows(path) == [{"kind": "a", "n": 1}, {"kind": "c"}]
     path.write_bytes(b"[1]\n")
-    with pytest.raises(DatasetError, match="j.jsonl:1 is no row"):
+    with pytest.raises(DatasetError, match=r"j\.jsonl:1 is no row"):
         read_rows(path)
