@@ -19,7 +19,7 @@ from storagebench.experiments.units_of_suite import Override
 from storagebench.jobs import Asked, Following, run_at_once, run_command
 from storagebench.manifest import Dataset, load_dataset
 from storagebench.plan import make_plan, refuse_if_too_large
-from storagebench.registry import loader_info
+from storagebench.registry import loader_info, misfit
 from storagebench.report.load import load_runs
 from storagebench.storage import open_store, parse_url
 from storagebench.storage.s3_config import DEFAULT_CONCURRENCY
@@ -48,7 +48,7 @@ def objective_of(compute_s: float, au: float | None) -> Objective:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuneRequest:
     """What the user asked for: the workload with the overrides of the command line, where the data lies (the first data dir is the default's), and the
     length of a trial."""
 
@@ -77,7 +77,7 @@ class Tuned:
         return settings, str(point.get(DATA_DIR, self.data_dirs[0])), {**self.storage_options, **options}
 
 
-def make_space(asked: Tuned, tries: Sequence[str]) -> list[Dimension]:
+def make_space(asked: TuneRequest, tries: Sequence[str]) -> list[Dimension]:
     """All dimensions: what this loader and storage have, and what the user names (`KEY=V1,V2`). Raises UsageError for a bad one, or where none is left."""
     workload = asked.configured().workload
     info, kind = loader_info(workload.loader.name), parse_url(asked.data_dirs[0], asked.storage_options).kind
@@ -97,7 +97,7 @@ def make_space(asked: Tuned, tries: Sequence[str]) -> list[Dimension]:
     return found
 
 
-def _tried(asked: Tuned, key: str, values: Sequence[Any]) -> Dimension:
+def _tried(asked: TuneRequest, key: str, values: Sequence[Any]) -> Dimension:
     if key.startswith(STORAGE):
         name = key.removeprefix(STORAGE)
         if name not in asked.storage_options:
@@ -116,13 +116,35 @@ def _tried(asked: Tuned, key: str, values: Sequence[Any]) -> Dimension:
     return asked_dimension(key, [read([(key, value, "--try")]) for value in values], read([]))
 
 
+def _content(dataset: Dataset) -> str:
+    return f"{dataset.num_samples} samples of {dataset.payload}, {dataset.record_bytes} record bytes"
+
+
 class TuneBench:
     """Measures points into a folder."""
 
-    def __init__(self, asked: Tuned, default: Point, folder: Path, clock: Clock, debug: bool, following: Following | None) -> None:
+    def __init__(self, asked: TuneRequest, default: Point, folder: Path, clock: Clock, debug: bool, following: Following | None) -> None:
         self._asked, self._default, self._folder, self._clock, self._debug, self._following = asked, default, folder, clock, debug, following
         self._datasets: dict[str, Dataset] = {}
         self.objective = Objective("au_nominal", False, "")
+
+    def check(self) -> None:
+        """Raises what keeps the defaults from being run, before anything is: no dataset, adapters that do not go together, data dirs that hold different samples."""
+        workload = self._asked.configured().workload
+        datasets = [self._dataset(place, self._asked.storage_options) for place in self._asked.data_dirs]
+        for place, dataset in zip(self._asked.data_dirs, datasets, strict=True):
+            kind = parse_url(place, self._asked.storage_options).kind
+            problem = misfit(workload.loader.name, dataset.format, kind, workload.run.cache == "direct")
+            if problem is not None:
+                raise problem
+            if _content(dataset) != _content(datasets[0]):
+                raise UsageError(
+                    f"{place} holds {_content(dataset)}, and {self._asked.data_dirs[0]} {_content(datasets[0])}",
+                    "give data dirs with the same samples in shards of other sizes",
+                )
+        why = self.refuses(self._default)
+        if why:
+            raise UsageError(why, "ask for less, or raise --memory-limit")
 
     def refuses(self, point: Point) -> str:
         """Why this point does not fit: its values, or the memory that it would need."""

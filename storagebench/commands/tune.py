@@ -16,9 +16,8 @@ from storagebench.commands.options import RUN_OPTIONS, configured, parse_storage
 
 if TYPE_CHECKING:
     from storagebench.experiments.space import Dimension
-    from storagebench.experiments.tune import Trial
-    from storagebench.experiments.tune import Tuned as Result
-    from storagebench.tunebench import Objective, TuneBench, Tuned
+    from storagebench.experiments.tune import Trial, Tuned
+    from storagebench.tunebench import Objective, TuneBench, TuneRequest
 
 TUNE_FILE, JOURNAL_FILE, SCHEMA_VERSION = "tune.json", "tune.jsonl", 1
 _WORKERS_PER_CORE = 4
@@ -63,7 +62,7 @@ def command(
     given time. The best is held against the defaults in fresh runs. Memory is bounded by --memory-limit, as for a run. Interrupted, the same command goes on."""
     from storagebench.launch import handling_signals
     from storagebench.registry import refuse_missing
-    from storagebench.tunebench import Tuned, make_space
+    from storagebench.tunebench import TuneRequest, make_space
     from storagebench.units import parse_duration
 
     refuse_missing("tune", ("optuna",), "tune")
@@ -71,7 +70,7 @@ def command(
     dumped = chosen.workload.model_dump()
     said = tuple((key, _at(dumped, key), origin) for key, origin in chosen.provenance.items() if origin.startswith("--"))
     cores = len(os.sched_getaffinity(0))
-    asked = Tuned(
+    asked = TuneRequest(
         workload, said, data_dirs, parse_storage_options(storage_option), parse_duration(trial_duration), max_workers or _WORKERS_PER_CORE * cores
     )
     space = make_space(asked, tries)
@@ -90,7 +89,7 @@ def _at(values: Any, key: str) -> Any:
     return values
 
 
-def _refuse_too_short(seconds: float, asked: Tuned) -> None:
+def _refuse_too_short(seconds: float, asked: TuneRequest) -> None:
     """Raises UsageError where not even the fewest trials fit into the time, their starts left out."""
     from storagebench.errors import UsageError
     from storagebench.experiments.tune import least_trials
@@ -105,7 +104,7 @@ def _refuse_too_short(seconds: float, asked: Tuned) -> None:
         )
 
 
-def _tune(asked: Tuned, space: Sequence[Dimension], seconds: float, seed: int, folder: Path, debug: bool) -> tuple[Result, Objective]:
+def _tune(asked: TuneRequest, space: Sequence[Dimension], seconds: float, seed: int, folder: Path, debug: bool) -> tuple[Tuned, Objective]:
     """Make the trials that are not made yet; what they say."""
     from storagebench.clock import SystemClock
     from storagebench.commands.progress import say
@@ -115,11 +114,12 @@ def _tune(asked: Tuned, space: Sequence[Dimension], seconds: float, seed: int, f
     from storagebench.experiments.tune import Asked, Tuning, trial_of
     from storagebench.tunebench import Objective, TuneBench
 
+    bench = TuneBench(asked, default_point(space), folder, SystemClock(), debug, _following)
+    bench.check()
     _begin(folder, {"asked": _plain(asked), "seconds": seconds, "seed": seed, "space": [one.__dict__ for one in space]})
     journal = Journal(folder / JOURNAL_FILE)
     try:
         rows = read_rows(folder / JOURNAL_FILE)
-        bench = TuneBench(asked, default_point(space), folder, SystemClock(), debug, _following)
         known = [row for row in rows if row["kind"] == "objective"]
         if known:
             bench.objective, look_s = Objective(known[-1]["metric"], known[-1]["unpaced"], known[-1]["why"]), known[-1]["seconds"]
@@ -162,7 +162,7 @@ def _line(trial: Trial) -> str:
     return f"  {trial.phase} {trial.number}: {settings(trial.point)} -> {got}"
 
 
-def _plain(asked: Tuned) -> dict[str, Any]:
+def _plain(asked: TuneRequest) -> dict[str, Any]:
     return {**asked.__dict__, "storage_options": dict(asked.storage_options)}
 
 
@@ -200,7 +200,7 @@ def _following(run_dir: Path) -> AbstractContextManager[None]:
     return following(run_dir, plan["planned_steps"], round(plan["compute_time_s"] * 1e9), plan["world_size"])
 
 
-def _said(found: Result, objective: Objective, asked: Tuned, space: Sequence[Dimension], as_json: bool) -> str:
+def _said(found: Tuned, objective: Objective, asked: TuneRequest, space: Sequence[Dimension], as_json: bool) -> str:
     from storagebench.jobs import copyable
     from storagebench.report.tune import tune_text
 

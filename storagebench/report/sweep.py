@@ -127,7 +127,7 @@ def job_sentences(sweep: Sweep) -> list[str]:
     for job in sweep.weak_overlaps:
         lines.append(
             f"weak: all jobs were measured at the same time in only {w.share(job.overlap)} of the window of {job.job} (at least {LEAST_OVERLAP:.0%} are "
-            "wanted): give the jobs the same run.duration_s"
+            "wanted): give the jobs the same run.duration_s, and long epochs (what lies between them is not measured)"
         )
     return lines
 

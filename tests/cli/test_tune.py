@@ -66,3 +66,14 @@ def test_bad_requests(more: tuple[str, ...], message: str, tmp_path: Path, cli_h
     result = cli_here(*arguments(make_dataset()[0], tmp_path, *more))
     assert (result.returncode, result.stderr.splitlines()[0]) == (2, f"error: {message}")
     assert not list(tmp_path.iterdir())
+
+
+def test_data_dirs_that_are_not_there_or_hold_other_samples(tmp_path: Path, cli_here: Any, make_dataset: Any) -> None:
+    pytest.importorskip("optuna")
+    ours, other = make_dataset()[0], make_dataset(num_samples=32)[0]
+    for place, code, message in ((tmp_path / "none", 3, "no dataset at "), (other, 2, f"shaped+{other} holds 32 samples of bytes, ")):
+        result = cli_here(*arguments(ours, tmp_path, "--time", "9min", "--data-dir", f"shaped+{place}"))
+        assert (result.returncode, message in result.stderr) == (code, True), result.stderr
+    misfit = cli_here(*arguments(ours, tmp_path, "--time", "9min", "--loader", "webdataset"))
+    assert (misfit.returncode, "loader webdataset reads tar shards, and the dataset is npz" in misfit.stderr) == (2, True)
+    assert not list(tmp_path.iterdir())
