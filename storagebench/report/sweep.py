@@ -121,6 +121,8 @@ def job_sentences(sweep: Sweep) -> list[str]:
     for job in sweep.jobs:
         if job.slowdown is not None:
             lines.append(f"{job.job}: {_change(job)}")
+        if job.together is None and not job.left_out:
+            lines.append(f"{job.job}: no step was measured beside the others; give it a longer run.duration_s")
     for one in sweep.written:
         said = f"; it failed: {w.printable(one.error)}" if one.error else ""
         lines.append(f"{one.writer} wrote {figure('delivered_bytes_per_s', one.bytes_per_s)} MB/s while all jobs were measured{said}")

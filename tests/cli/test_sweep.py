@@ -98,7 +98,7 @@ def test_credentials_and_bad_names_are_refused(tmp_path: Path, cli_here: Any) ->
     )
 
 
-def test_a_matrix(tmp_path: Path, cli: Any, make_dataset: Any) -> None:
+def test_a_matrix(tmp_path: Path, cli: Any, cli_here: Any, make_dataset: Any) -> None:
     path, dataset = make_dataset()
     stores = {"disk": {"data_dir": path}, "gone": {"data_dir": str(tmp_path / "gone")}}
     axes = {"loaders": ["direct", "parquet"], "formats": ["npz"]}
@@ -118,11 +118,11 @@ def test_a_matrix(tmp_path: Path, cli: Any, make_dataset: Any) -> None:
     again = cli("sweep", suite, "--results-dir", str(tmp_path), "--html", str(tmp_path / "s.html"))
     assert (again.returncode, "2 of 4 are there already" in again.stderr) == (3, True)
     assert "stands alone: nothing may be compared with it" in again.stdout and (tmp_path / "s.html").stat().st_size > 1_000_000
-    report = cli("report", str(tmp_path / "s"))
+    report = cli_here("report", str(tmp_path / "s"))
     assert (report.returncode, report.stdout) == (0, again.stdout)
 
     changed = write(tmp_path, settings={**SETTINGS, "run.max_steps": 70}, stores=stores, axes=axes, repeats=2)
-    refused = cli("sweep", changed, "--results-dir", str(tmp_path))
+    refused = cli_here("sweep", changed, "--results-dir", str(tmp_path))
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[0] == f"error: {tmp_path}/s was begun with another suite: settings.run.max_steps: 60 -> 70"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from storagebench.errors import DatasetError, InterruptedRunError, UsageError
 from storagebench.experiments.journal import Journal, read_rows
-from storagebench.experiments.suite import load_suite
+from storagebench.experiments.suite import Suite, load_suite
 from storagebench.experiments.sweep import Ended, Refused, drive, run_ids, standing, turns
 from storagebench.experiments.units_of_suite import Job, Unit, units_of
 
@@ -141,6 +141,17 @@ def test_each_round_has_every_unit_once(num_units: int, repeats: int, seed: int)
     for number in range(1, repeats + 1):
         assert sorted(turn.unit for turn in order if turn.round == number) == sorted(names)
     assert order == turns(names, repeats, seed)
+
+
+def test_the_suite_of_the_docs_has_every_key(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "suite.yaml").read_text()
+    loaded = load_suite(write(tmp_path, text))
+    assert len(units_of(loaded, lambda job: "")) == 3 * 2 * 1 * 2 * 2
+    assert loaded.suite.model_fields_set == {*Suite.model_fields} - {"jobs", "alone"}
+    matrix, jobs = text.index("stores:"), text.index("# Instead of stores and axes")
+    lines = [line.removeprefix("# ") for line in text[jobs:].splitlines()[1:]]
+    at_once = load_suite(write(tmp_path, text[:matrix] + "generate: true\n" + "\n".join(lines) + "\n"))
+    assert [unit.name for unit in units_of(at_once, lambda job: "")] == ["together", "alone-train", "alone-eval"]
 
 
 class FakePast:
