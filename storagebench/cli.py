@@ -28,6 +28,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "query": ("query", "Reads in MLPerf Inference's four scenarios: latency, and the rate that holds."),
     "probe": ("probe", "The raw ceiling of a storage as this client sees it."),
     "diagnose": ("diagnose", "Where the time goes, and the next knob to turn."),
+    "sweep": ("sweep", "A matrix of runs, or several jobs at once, from one YAML file; resumable."),
+    "tune": ("tune", "The best loader settings within a time, ending in a command line to copy."),
     "report": ("report", "Text, JSON, CSV or HTML out of saved runs."),
     "check": ("check", "Is a saved run valid; does it meet a rule set."),
     "compare": ("compare", "Better, worse, or not distinguishable; the exit code is for CI."),

@@ -25,6 +25,7 @@ from storagebench.consumers import ConsumerClock, ConsumerGroup, ConsumerWorld, 
 from storagebench.device import is_device, open_device
 from storagebench.engine import Engine, EngineJob
 from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError
+from storagebench.gate import wait_at_gate
 from storagebench.launch import Interrupted
 from storagebench.loaders.null import NullLoader
 from storagebench.manifest import Dataset, load_dataset
@@ -187,6 +188,8 @@ def _run_rank(shared: _Shared, world: World, clock: Clock, trace: TraceWriter) -
         cache = _host_cache(workload, shared.spec, dataset)
         steps = _engine_job(shared.run, workload, dataset, world.place)
         with closing(_accelerator(workload, clock, steps, world.place)) as accelerator:
+            if world.place.rank == 0:
+                wait_at_gate()
             Engine(steps, world, clock, trace, cache, accelerator, _writers(shared, world.place)).run(loader, null_loader)
     finally:
         loader.close()

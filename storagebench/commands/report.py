@@ -40,8 +40,8 @@ def command(
     system: str | None,
     **tracking: Any,
 ) -> None:
-    """Report saved runs, query runs and diagnoses. RUN is a run folder, a folder of `storagebench diagnose`, or a results folder with several of them.
-    Writes each run's summary.json anew."""
+    """Report saved runs, query runs and diagnoses. RUN is a run folder, a folder of `storagebench diagnose`, or a results folder with several of them;
+    the folder of a sweep, given alone, is its comparing page. Writes each run's summary.json anew."""
     from storagebench.commands.progress import say
     from storagebench.errors import StorageError, UsageError
     from storagebench.records import SUMMARY_FILE, write_json, write_whole
@@ -52,6 +52,8 @@ def command(
 
     _refuse_half_a_submission(submission, rules_name, org, system)
     check_mlflow(tracking)
+    if len(runs) == 1 and not as_csv and submission is None and _is_sweep(runs[0]):
+        return _report_sweep(runs[0], as_json, html_file)
     loaded, diagnoses, queries = load_all(runs)
     if queries and (as_csv or html_file is not None):
         raise UsageError(
@@ -82,6 +84,25 @@ def command(
         click.echo(csv_text(summaries), nl=False)
     else:
         click.echo(_text(summaries, diagnoses, asked), nl=False)
+
+
+def _is_sweep(folder: Path) -> bool:
+    from storagebench.experiments.sweepfolder import is_sweep
+
+    return is_sweep(folder)
+
+
+def _report_sweep(folder: Path, as_json: bool, html_file: Path | None) -> None:
+    import json
+
+    from storagebench.commands.sweep import write_page
+    from storagebench.report.sweep import sweep_text
+    from storagebench.report.sweepload import load_sweep
+
+    found = load_sweep(folder)
+    if html_file is not None:
+        write_page(html_file, found)
+    click.echo(json.dumps(found.as_dict(), indent=1) + "\n" if as_json else sweep_text(found), nl=False)
 
 
 def _refuse_half_a_submission(submission: Path | None, rules_name: str | None, org: str | None, system: str | None) -> None:

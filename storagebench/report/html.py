@@ -61,13 +61,13 @@ def as_html(loaded_runs: Sequence[LoadedRun], diagnoses: Sequence[LoadedDiagnosi
     """The page. Raises UsageError without a run or a diagnosis, or where plotly is not installed."""
     if not loaded_runs and not diagnoses:
         raise UsageError("there is no run to report", "give at least one run folder")
-    library = _plotly_js()
+    library = plotly_js()
     heading = _title([loaded.summary for loaded in loaded_runs], diagnoses)
     parts = [*([_ladders(diagnoses)] if diagnoses else []), *([_runs(loaded_runs)] if loaded_runs else [])]
     footer = f"<footer>Made by storagebench from {_counts(loaded_runs, diagnoses)}. Unknown figures are shown as {w.UNKNOWN}.</footer>"
     body = _header(heading) + "".join(part.body for part in parts) + footer
     data = [{"id": box, **figure} for part in parts for box, figure in part.figures]
-    return _page(heading, body, library, _script_data(data))
+    return page(heading, body, library, script_data(data))
 
 
 def _ladders(diagnoses: Sequence[LoadedDiagnosis]) -> _Part:
@@ -105,7 +105,7 @@ def _runs(loaded_runs: Sequence[LoadedRun]) -> _Part:
     return _Part("".join(body), [*zip((box[0] for box in _PLOTS), figures, strict=True), *over_time])
 
 
-def _plotly_js() -> str:
+def plotly_js() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
@@ -113,7 +113,7 @@ def _plotly_js() -> str:
     return str(get_plotlyjs())
 
 
-def _script_data(value: object) -> str:
+def script_data(value: object) -> str:
     """JSON that cannot end its script element or open a comment, whatever texts are in it."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -139,7 +139,7 @@ def _plot(box: tuple[str, str, str], below: str) -> str:
     return f'<h2>{heading}</h2><p class="caption">{caption}</p><div class="card"><div class="plot" id="{name}"></div>{below}</div>'
 
 
-def _page(title: str, body: str, library: str, data: str) -> str:
+def page(title: str, body: str, library: str, data: str) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">\n'

@@ -268,3 +268,11 @@ def test_generation_in_small(tmp_path: Path) -> None:
         phase, whole = found[f"{name}, generation phase"], found[f"{name}, whole command"]
         assert phase["ours"][0]["rate"] > whole["ours"][0]["rate"] > 0 and phase["theirs"] == whole["theirs"]
     assert list((tmp_path / "disk").iterdir()) == [], "what was written is removed"
+
+
+def test_tune_disk(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    lines = smoke("tune_disk.py", "--folder", str(tmp_path)).splitlines()
+    assert lines[0].startswith("direct, ") and lines[2].startswith("  tune says ") and lines[3].endswith(", n 1)")
+    assert lines[-1].startswith("  storagebench run quick --data-dir ")
+    assert list(tmp_path.iterdir()) == []

@@ -41,6 +41,10 @@ Verbs:
                  rate that holds.
   probe          The raw ceiling of a storage as this client sees it.
   diagnose       Where the time goes, and the next knob to turn.
+  sweep          A matrix of runs, or several jobs at once, from one YAML
+                 file; resumable.
+  tune           The best loader settings within a time, ending in a command
+                 line to copy.
   report         Text, JSON, CSV or HTML out of saved runs.
   check          Is a saved run valid; does it meet a rule set.
   compare        Better, worse, or not distinguishable; the exit code is for
@@ -128,6 +132,8 @@ def test_help(cli: Any) -> None:
         "query",
         "probe",
         "diagnose",
+        "sweep",
+        "tune",
         "report",
         "check",
         "compare",
