@@ -7,6 +7,7 @@ holds is found in its storage and not told, since launchers number hosts anew ea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from storagebench.errors import DatasetError, UsageError
@@ -24,10 +25,13 @@ def split_shards(num_shards: int, weights: Sequence[int]) -> tuple[Span, ...]:
     >>> split_shards(64, (2, 1, 1))
     ((0, 32), (32, 48), (48, 64))
     """
-    total, bounds = sum(weights), [0]
-    for index in range(len(weights)):
-        bounds.append(num_shards * sum(weights[: index + 1]) // total)
-    spans = tuple(zip(bounds[:-1], bounds[1:], strict=True))
+    total = sum(weights)
+    lengths = [num_shards * weight // total for weight in weights]
+    # What is left over goes to the largest remainders, so that the lengths are the same for hosts in another order.
+    largest = sorted(range(len(weights)), key=lambda host: (-(num_shards * weights[host] % total), host))
+    for host in largest[: num_shards - sum(lengths)]:
+        lengths[host] += 1
+    spans = tuple(pairwise([0, *accumulate(lengths)]))
     if any(first == stop for first, stop in spans):
         raise UsageError(
             f"{num_shards} shards are too few to be partitioned over {len(weights)} hosts with {', '.join(map(str, weights))} accelerators",
