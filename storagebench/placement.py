@@ -78,6 +78,11 @@ def part_held(dataset: Dataset, store: Store) -> int:
     return part
 
 
+def held_here(dataset: Dataset, store: Store) -> Dataset:
+    """What this storage holds of a dataset: all of it, but of a partitioned one. Raises what `part_held` does."""
+    return dataset.part(*dataset.partition[part_held(dataset, store)]) if dataset.partition else dataset
+
+
 def spans_of_hosts(dataset: Dataset, shares: Sequence[Sequence[float]], hosts: Sequence[str]) -> tuple[Span, ...]:
     """The shards that each of these hosts holds, in their order. Raises UsageError where the hosts are not as many as the parts, DatasetError where one
     holds nothing."""

@@ -158,7 +158,7 @@ def _planned(request: Request, members: Sequence[Mapping[str, Any]], shares: Seq
         **({"manifest_store": as_plain(manifest_spec)} if dataset.data_root else {}),
         "ranges": _ranges_note(store, spec),
         "dataset": dataset.describe(),
-        **({"partition": partition} if partition else {}),
+        **({"partition": [list(span) for span in partition]} if partition else {}),
         "listing": listing,
         "plan": as_plain(plan),
         "ceiling": ceiling,
