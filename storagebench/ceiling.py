@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from storagebench.members import first_files, members_of
 from storagebench.traces import Trace
 
 STABLE_WITHIN = 0.05
@@ -26,13 +27,16 @@ def stored_per_delivered(run: Mapping[str, Any], totals: Mapping[str, Any]) -> f
 def ceiling_figures(run: Mapping[str, Any], hosts: Sequence[Trace], delivered_bytes_per_s: float | None, totals: Mapping[str, Any]) -> dict[str, Any]:
     """`ceiling_bytes_per_s`, `ceiling_range_bytes_per_s` ([lower, higher] of before and after), `fraction_of_ceiling`; None where unknown.
 
-    The ceiling is the mean of before and after where the higher is at most 5 % over the lower, else the lower. The fraction is the rate of
-    storage_bytes in the window over it: the delivered rate times `stored_per_delivered`. Only runs on one host have one.
+    Hosts that are probed at the same time share the storage, so what each was given adds up; where one has none, the sum is not known. The ceiling is the
+    mean of before and after where the higher is at most 5 % over the lower, else the lower. The fraction is the rate of storage_bytes in the window over
+    it: the delivered rate times `stored_per_delivered`.
     """
-    found = {record["when"]: float(record["bytes_per_s"]) for trace in hosts for record in trace.of_kind("ceiling")}
-    if not found or len(hosts) != 1:
+    files = _files_of_hosts(run, hosts)
+    sums = {when: _sum_of_hosts(files, "ceiling", when) for when in ("before", "after")}
+    found = [rate for rate in sums.values() if rate is not None]
+    if not found:
         return {"ceiling_bytes_per_s": None, "ceiling_range_bytes_per_s": None, "fraction_of_ceiling": None}
-    low, high = min(found.values()), max(found.values())
+    low, high = min(found), max(found)
     ceiling = low if is_unstable(low, high) else (low + high) / 2
     ratio = stored_per_delivered(run, totals)
     return {
@@ -40,6 +44,29 @@ def ceiling_figures(run: Mapping[str, Any], hosts: Sequence[Trace], delivered_by
         "ceiling_range_bytes_per_s": [low, high] if len(found) > 1 else None,
         "fraction_of_ceiling": None if ratio is None or delivered_bytes_per_s is None else delivered_bytes_per_s * ratio / ceiling,
     }
+
+
+def headroom_bytes_per_s(run: Mapping[str, Any], hosts: Sequence[Trace]) -> float | None:
+    """What the storage gave to more readers after the run, all hosts at once; None where one of them has no such figure."""
+    return _sum_of_hosts(_files_of_hosts(run, hosts), "headroom", None)
+
+
+def _files_of_hosts(run: Mapping[str, Any], hosts: Sequence[Trace]) -> list[Trace | None]:
+    """The file of each host's first member; None for a host that left none."""
+    files = first_files(hosts)
+    return [files.get(host) for host in dict.fromkeys(member["host"] for member in members_of(run))]
+
+
+def _sum_of_hosts(files: Sequence[Trace | None], kind: str, when: str | None) -> float | None:
+    """The last rate that each host wrote down in records of this kind, added up."""
+    total = 0.0
+    for file in files:
+        records = [] if file is None else [record for record in file.of_kind(kind) if record.get("when") == when]
+        rates = [float(record["bytes_per_s"]) for record in records if record["bytes_per_s"] is not None]
+        if not rates:
+            return None
+        total += rates[-1]
+    return total if files else None
 
 
 def is_unstable(low: float, high: float) -> bool:

@@ -16,18 +16,21 @@ def device_figures(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace])
     """`copy_s`: seconds in which batches of the measured steps went onto the device, mean of the ranks; `devices`: a row for each that NVML saw."""
     used = run["config"]["run"].get("accelerator", "").partition(":")[0] == _DEVICE
     copies_s = [rank.copy_s for rank in ranks]
-    return {"copy_s": sum(copies_s) / len(copies_s) if used and copies_s else None, "devices": [row for trace in hosts for row in _rows(trace)]}
+    return {"copy_s": sum(copies_s) / len(copies_s) if used and copies_s else None, "devices": _rows(hosts)}
 
 
-def _rows(host: Trace) -> list[dict[str, Any]]:
-    """Mean of utilisation and throughput, largest memory, over the samples of one host."""
-    samples: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for record in host.of_kind("host"):
-        for device in record.get("devices", []):
-            samples[device["index"]].append(device)
+def _rows(hosts: Sequence[Trace]) -> list[dict[str, Any]]:
+    """Mean of utilisation and throughput, largest memory, of each device over the samples of all members that saw it."""
+    order = {host: position for position, host in enumerate(dict.fromkeys(trace.header.get("host") for trace in hosts))}
+    samples: dict[tuple[int, int], list[Mapping[str, Any]]] = defaultdict(list)
+    for trace in hosts:
+        for record in trace.of_kind("host"):
+            for device in record.get("devices", []):
+                samples[order[trace.header.get("host")], device["index"]].append(device)
+    names = list(order)
     return [
         {
-            "host": host.header.get("host"),
+            "host": names[host],
             "index": index,
             "name": rows[0]["name"],
             "utilisation": _mean(rows, "utilisation"),
@@ -35,7 +38,7 @@ def _rows(host: Trace) -> list[dict[str, Any]]:
             "pcie_rx_bytes_per_s": _mean(rows, "pcie_rx_bytes_per_s"),
             "pcie_tx_bytes_per_s": _mean(rows, "pcie_tx_bytes_per_s"),
         }
-        for index, rows in sorted(samples.items())
+        for (host, index), rows in sorted(samples.items())
     ]
 
 

@@ -91,7 +91,7 @@ def _filesystem(path: Path) -> dict[str, Any] | None:
             best = part
     if best is None:
         return None
-    return {"mount": best.mountpoint, "type": best.fstype, "device": best.device}
+    return {"mount": best.mountpoint, "type": best.fstype, "device": best.device, "options": best.opts}
 
 
 def free() -> Free:

@@ -7,7 +7,7 @@ The smallest of these limits is the bottleneck (`storagebench.diagnosis` says wh
 - workers: the loader's workers, had none of them ever been idle: workers x ranks over the seconds that one spends on a sample;
 - storage: what the storage gave raw, by the ceiling or the headroom probe of this run.
 
-Unknown is None. All but `accelerator` are of one host: None for a run on several.
+Unknown is None. Over several hosts their cores, what they used of them and what each was given raw at the same time add up.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from storagebench.ceiling import stored_per_delivered
-from storagebench.members import first_host
+from storagebench.ceiling import headroom_bytes_per_s, stored_per_delivered
+from storagebench.hostfigures import by_host, cores_in_use, total
+from storagebench.members import hosts_of
 from storagebench.ranks import Ranks
 from storagebench.traces import Ints, Trace
 from storagebench.window import RankWindow
@@ -30,13 +31,12 @@ def limits(
 ) -> dict[str, float | None]:
     """The limits, and the shares that say why. `figures`: the summary so far (totals, rates, ceilings, workers)."""
     ends = [record for rank in ranks for record in rank.of_kind("epoch_end")]
-    one_host = len({rank.host for rank in ranks}) == 1
-    compute_s, cores = run["plan"]["compute_time_s"], first_host(run).get("usable_cores")
+    compute_s = run["plan"]["compute_time_s"]
     return {
         "accelerator_samples_per_s": len(ranks) * figures["batch_size"] / compute_s if compute_s > 0 and len(ranks) else None,
-        **(_cpu(float(cores), ends, sum(rank.prep_cpu_s for rank in ranks)) if one_host and cores else dict.fromkeys(_CPU)),
+        **_cpu(run, ranks),
         **_workers(figures, ranks),
-        "storage_samples_per_s": _storage(run, hosts, figures) if one_host else None,
+        "storage_samples_per_s": _storage(run, hosts, figures),
         "epoch_start_share": _epoch_start_share(ranks, windows),
         "slowest_steps_share": _slowest_steps_share(ranks.waits_ns),
         "run_delay_share": _rank_delay_share(ends, windows),
@@ -46,19 +46,23 @@ def limits(
 _CPU = ("cpu_samples_per_s", "cores", "cores_used", "cores_of_others", "prep_cpu_share")
 
 
-def _cpu(cores: float, ends: Sequence[Mapping[str, Any]], prep_cpu_s: float) -> dict[str, float | None]:
-    """What a sample costs on the loader's and the ranks' CPU; and cores in use while epochs ran, by this command (starting its workers, too) and by
-    others (the rest of what the host was busy with, stolen time too)."""
-    used_s = sum(record["rank_cpu_s"] + record["worker_cpu_s"] for record in ends)
-    samples = sum(record["samples"] for record in ends)
-    counted = [record for record in ends if record.get("host_busy_s") is not None and record.get("host_command_s") is not None]
-    span_s = sum(record["host_span_s"] for record in counted)
-    busy_s, command_s = (sum(record[name] for record in counted) for name in ("host_busy_s", "host_command_s"))
+def _cpu(run: Mapping[str, Any], ranks: Ranks) -> dict[str, float | None]:
+    """What a sample costs on the loader's and the ranks' CPU; and cores in use while epochs ran, on all hosts that have ranks. None where one of these
+    hosts does not say how many cores it has."""
+    hosts, facts = by_host(ranks), {str(host.get("host")): host.get("usable_cores") for host in hosts_of(run)}
+    cores = total([facts.get(host) for host in hosts])
+    if not cores:
+        return dict.fromkeys(_CPU)
+    ends = {host: [record for rank in mine for record in rank.of_kind("epoch_end")] for host, mine in hosts.items()}
+    used_s = sum(record["rank_cpu_s"] + record["worker_cpu_s"] for records in ends.values() for record in records)
+    samples = sum(record["samples"] for records in ends.values() for record in records)
+    in_use = [cores_in_use(records) for records in ends.values()]
+    prep_cpu_s = sum(rank.prep_cpu_s for rank in ranks)
     return {
         "cpu_samples_per_s": cores * samples / used_s if used_s > 0 and samples else None,
-        "cores": cores,
-        "cores_used": command_s / span_s if span_s > 0 else None,
-        "cores_of_others": max(0.0, busy_s - command_s) / span_s if span_s > 0 else None,
+        "cores": float(cores),
+        "cores_used": total([used["cores_used"] for used in in_use]),
+        "cores_of_others": total([used["cores_of_others"] for used in in_use]),
         "prep_cpu_share": min(1.0, prep_cpu_s / used_s) if used_s > 0 else None,
     }
 
@@ -80,8 +84,7 @@ def _storage(run: Mapping[str, Any], hosts: Sequence[Trace], figures: Mapping[st
     """The raw rate over the bytes that a sample takes from the storage: of --ceiling, else of the headroom probe."""
     rate = figures["ceiling_bytes_per_s"]
     if rate is None:
-        rates = [record["bytes_per_s"] for trace in hosts for record in trace.of_kind("headroom") if record["bytes_per_s"] is not None]
-        rate = rates[-1] if rates else None
+        rate = headroom_bytes_per_s(run, hosts)
     if rate is None:
         return None
     ratio = stored_per_delivered(run, figures)

@@ -45,6 +45,16 @@ def member_of_rank(run: _Run, rank: int) -> _Row:
     raise KeyError(f"no member has rank {rank}")
 
 
+def ranks_of(member: _Row) -> str:
+    """What messages call a member: by its ranks.
+
+    >>> ranks_of({"member": 1, "first_rank": 4, "ranks": 2})
+    'ranks 4 to 5'
+    """
+    first, count = member["first_rank"], member["ranks"]
+    return f"rank {first}" if count == 1 else f"ranks {first} to {first + count - 1}" if count else f"member {member['member']}"
+
+
 def host_of_rank(run: _Run, rank: int) -> str:
     """The label of the host that this rank runs on."""
     return str(member_of_rank(run, rank)["host"])

@@ -5,14 +5,15 @@ Seconds, bytes, ratios 0..1; an unknown figure is None, never 0. Totals are of t
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from storagebench.cachefigures import per_epoch, worst_epoch
 from storagebench.ceiling import ceiling_figures, probe_before_s
 from storagebench.devicefigures import device_figures
+from storagebench.hostfigures import num_hosts, peak_rss_bytes, per_host, span_times, total
 from storagebench.limits import limits
-from storagebench.members import end_of_run, first_files
+from storagebench.members import end_of_run
 from storagebench.ranks import Rank, Ranks, quantiles
 from storagebench.records import SCHEMA_VERSION
 from storagebench.traces import Trace
@@ -20,7 +21,6 @@ from storagebench.window import EpochWindow, RankWindow, in_step
 from storagebench.writefigures import write_figures
 
 Summary = dict[str, Any]
-MAX_AMPLIFICATION = 1.2
 
 
 def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace], writers: Sequence[Trace] = ()) -> Summary:
@@ -29,7 +29,8 @@ def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace], writ
     if run["config"]["run"].get("sync") == "step":
         windows = in_step(windows)
     totals = _totals(ranks)
-    per_epoch = _per_epoch(run, ranks)
+    rows = per_epoch(run, ranks)
+    caused_s = [int(waited_ns) / len(ranks) / 1e9 for waited_ns in ranks.last_in_sync.caused(len(ranks))]
     end = end_of_run(hosts)
     plan, config = run["plan"], run["config"]
     effective: Mapping[str, Any] = next((record["effective"] for rank in ranks for record in rank.of_kind("opened")), {})
@@ -57,7 +58,7 @@ def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace], writ
         "effective": effective,
         "dataset_digest": run["dataset"]["digest"],
         "world_size": plan["world_size"],
-        "num_hosts": len({rank.host for rank in ranks}) or 1,
+        "num_hosts": num_hosts(run),
         "batch_size": config["train"]["batch_size"],
         "epochs": config["train"]["epochs"],
         "measured_steps": max((window.steps for window in windows), default=0),
@@ -66,21 +67,21 @@ def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace], writ
         **_utilisation(windows, ranks),
         **rates,
         **totals,
-        **_device(run, per_epoch),
-        "local_cache_bytes": per_epoch[-1]["local_cache_bytes"] if per_epoch else None,
-        "epochs_from_local_cache": [row["epoch"] for row in per_epoch if row["from_local_cache"]],
+        **worst_epoch(run, rows),
+        "local_cache_bytes": rows[-1]["local_cache_bytes"] if rows else None,
+        "epochs_from_local_cache": [row["epoch"] for row in rows if row["from_local_cache"]],
         **_times(run, ranks, windows, probe_before_s(hosts)),
         "fetch_quantiles_s": quantiles(ranks.waits_ns),
         "step_quantiles_s": quantiles(ranks.lengths_ns),
-        **_cpu(ranks, hosts, totals["delivered_bytes"]),
+        **_cpu(run, ranks, hosts, totals["delivered_bytes"]),
         **device_figures(run, ranks, hosts),
-        **write_figures(run, windows, writers, one_host=len({rank.host for rank in ranks}) == 1),
+        **write_figures(run, [rank.host for rank in ranks], windows, writers),
         **ceiling_figures(run, hosts, rates["delivered_bytes_per_s"], totals),
         **_proof(ranks),
         "listing": run.get("listing"),
-        "per_epoch": per_epoch,
-        "per_rank": [_per_rank(rank, window) for rank, window in zip(ranks, windows, strict=True)],
-        "per_host": _per_host(ranks, windows, hosts),
+        "per_epoch": rows,
+        "per_rank": [_per_rank(*each) for each in zip(ranks, windows, caused_s, strict=True)],
+        "per_host": per_host(run, ranks, windows, hosts, caused_s),
     }
     return {**summary, "limits": limits(run, ranks, hosts, windows, summary)}
 
@@ -96,12 +97,6 @@ def _status(run: Mapping[str, Any], ranks: Ranks, end: Mapping[str, Any] | None)
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _total(values: Sequence[int | None]) -> int | None:
-    """The sum, or None as soon as one is unknown (or there are none)."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known and len(known) == len(values) else None
 
 
 def _utilisation(windows: Sequence[RankWindow], ranks: Ranks) -> Summary:
@@ -130,92 +125,20 @@ def _totals(ranks: Ranks) -> Summary:
         "samples": sum(rank.samples for rank in ranks),
         "delivered_bytes": sum(rank.record_bytes for rank in ranks),
         "handover_bytes": sum(rank.handover_bytes for rank in ranks),
-        "storage_bytes": _total([record["storage_bytes"] for record in ends]),
+        "storage_bytes": total([record["storage_bytes"] for record in ends]),
         "storage_method": ends[0]["storage_method"] if ends else None,
-        "requests": _total([record["requests"] for record in ends]),
+        "requests": total([record["requests"] for record in ends]),
         "retries": sum(record["retries"] for record in ends),
         "io_errors": sum(record["errors"] for record in ends),
     }
 
 
-def _per_epoch(run: Mapping[str, Any], ranks: Ranks) -> list[Summary]:
-    """Bytes of each finished epoch over all ranks, with the cache state before it. Device bytes of our own S3 server stand in for the clients'."""
-    by_epoch: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    caches = {record["epoch"]: record for rank in ranks for record in rank.of_kind("cache")}
-    for rank in ranks:
-        for record in rank.of_kind("epoch_end"):
-            by_epoch[record["epoch"]].append(record)
-    rows = []
-    for epoch, records in sorted(by_epoch.items()):
-        storage = _total([record["storage_bytes"] for record in records])
-        server = [record["server_device_bytes"] for record in records if record["server_device_bytes"] is not None]
-        device = max(server) if server else _total([record["device_read_bytes"] for record in records]) if run["store"]["kind"] == "posix" else None
-        ratio = device / storage if device is not None and storage else None
-        cache = caches.get(epoch, {})
-        rows.append(
-            {
-                "epoch": epoch,
-                "samples": sum(record["samples"] for record in records),
-                "duration_s": (max(record["end_ns"] for record in records) - min(record["start_ns"] for record in records)) / 1e9,
-                "storage_bytes": storage,
-                "device_read_bytes": device,
-                "read_amplification": ratio,
-                "cached_fraction_served": None if ratio is None or ratio > MAX_AMPLIFICATION else max(0.0, 1.0 - ratio),
-                "cached_fraction_before": cache.get("cached_fraction_before"),
-                "cache_method": cache.get("method"),
-                "metadata_cache": cache.get("metadata_cache"),
-                "server_cache": cache.get("server_cache"),
-                **_local_cache(records),
-            }
-        )
-    return rows
-
-
-def _local_cache(records: Sequence[Mapping[str, Any]]) -> Summary:
-    """What the loader's own caches on local files held after an epoch, and whether any of them held something before it: that epoch was not served
-    by the storage alone. None for a loader without one."""
-    before = [record.get("local_cache_bytes_before") for record in records]
-    known = [value for value in before if value is not None]
-    return {
-        "local_cache_bytes": _total([record.get("local_cache_bytes") for record in records]),
-        "from_local_cache": any(value > 0 for value in known) if known else None,
-    }
-
-
-def _device(run: Mapping[str, Any], per_epoch: Sequence[Summary]) -> Summary:
-    """Top level figures of the worst epoch: the least cached one where a warm cache was asked for, else the most cached one."""
-    worst = min if run["config"]["run"]["cache"] == "warm" else max
-
-    def pick(name: str) -> Any:
-        known = [row[name] for row in per_epoch if row[name] is not None]
-        return worst(known) if known and len(known) == len(per_epoch) else None
-
-    amplification = [row["read_amplification"] for row in per_epoch if row["read_amplification"] is not None]
-    return {
-        "device_read_bytes": _total([row["device_read_bytes"] for row in per_epoch]),
-        "cached_fraction_before": pick("cached_fraction_before"),
-        "cached_fraction_served": pick("cached_fraction_served"),
-        "read_amplification": max(amplification) if amplification else None,
-        "server_cache": next((row["server_cache"] for row in per_epoch if row["server_cache"]), None),
-    }
-
-
 def _times(run: Mapping[str, Any], ranks: Ranks, windows: Sequence[RankWindow], probe_s: float) -> Summary:
-    starts = [record["start_ns"] for rank in ranks for record in rank.of_kind("epoch_start") if record["epoch"] == 0]
-    stops = [epoch.end_ns for rank in ranks for epoch in rank.epochs]
-    ends = stops + [record["end_ns"] for rank in ranks for record in rank.of_kind("epoch_end")]
-    epochs_s = _epoch_spans_s(ranks)
-    wall_s = (max(ends) - min(starts)) / 1e9 if starts and ends else None
     firsts = [_first_batch_s(rank) for rank in ranks]
-    costs_ns = ranks.least_sync_ns.total()  # gloo's own cost: for each step the least sync time over the ranks
+    costs_ns = ranks.last_in_sync.total()  # gloo's own cost: for each step the least sync time over the ranks
     waits_ns = [sum(epoch.sync_ns for epoch in window.epochs) - costs_ns for window in windows]
-    null_s = max((rank.null_ns for rank in ranks), default=0) / 1e9
-    null_first = bool(starts) and any(rank.null_begin_ns is not None and rank.null_begin_ns < min(starts) for rank in ranks)
     return {
-        "wall_s": wall_s,
-        "harness_s": None if wall_s is None else max(0.0, wall_s - epochs_s),
-        "startup_s": (min(starts) - run["command_start_ns"]) / 1e9 - (null_s if null_first else 0.0) - probe_s if starts else None,
-        "null_s": null_s,
+        **span_times(run, ranks, probe_s),
         "time_to_first_batch_s": max(first for first in firsts if first is not None) if any(first is not None for first in firsts) else None,
         "window_s": max((window.length_ns for window in windows), default=0) / 1e9,
         "compute_s": _mean_ns(windows, "compute_ns"),
@@ -224,18 +147,6 @@ def _times(run: Mapping[str, Any], ranks: Ranks, windows: Sequence[RankWindow], 
         "sync_cost_s": costs_ns / 1e9 if windows else None,
         "host_delay_s": _mean_ns(windows, "host_delay_ns"),
     }
-
-
-def _epoch_spans_s(ranks: Ranks) -> float:
-    """Seconds in all epochs, each from the first rank's loader start to the last rank's last step."""
-    begins: dict[int, int] = {}
-    ends: dict[int, int] = {}
-    for rank in ranks:
-        for record in rank.of_kind("epoch_start"):
-            begins[record["epoch"]] = min(begins.get(record["epoch"], record["start_ns"]), record["start_ns"])
-        for each in rank.epochs:
-            ends[each.epoch] = max(ends.get(each.epoch, 0), each.end_ns)
-    return sum(ends[epoch] - begin_ns for epoch, begin_ns in begins.items() if epoch in ends) / 1e9
 
 
 def _first_batch_s(rank: Rank) -> float | None:
@@ -253,14 +164,13 @@ def _mean_ns(windows: Sequence[RankWindow], name: str) -> float | None:
     return float(sum(values) / len(values)) if values else None
 
 
-def _cpu(ranks: Ranks, hosts: Sequence[Trace], delivered_bytes: int) -> Summary:
+def _cpu(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[Trace], delivered_bytes: int) -> Summary:
     ends = [record for rank in ranks for record in rank.of_kind("epoch_end")]
     cpu_s = sum(record["rank_cpu_s"] + record["worker_cpu_s"] for record in ends) if ends else None
-    rss = [record["rss_bytes"] for trace in hosts for record in trace.of_kind("host")]
     return {
         "cpu_s": cpu_s,
         "cpu_s_per_gb": cpu_s / (delivered_bytes / 1e9) if cpu_s is not None and delivered_bytes else None,
-        "peak_rss_bytes": max(rss) if rss else None,
+        "peak_rss_bytes": peak_rss_bytes(run, hosts),
     }
 
 
@@ -272,13 +182,14 @@ def _proof(ranks: Ranks) -> Summary:
         "verified_samples": sum(rank.verified for rank in ranks),
         "checksum_errors": sum(rank.errors for rank in ranks),
         "bad_samples": [{"sample": sample, "shard": shard} for sample, shard in bad],
-        "duplicate_samples": _total([record["duplicate_samples_of_all"] for record in ends]),
-        "missing_samples": _total([record["missing_samples_of_all"] for record in ends]),
-        "dropped_samples": _total([record["dropped_samples_of_all"] for record in ends]),
+        "duplicate_samples": total([record["duplicate_samples_of_all"] for record in ends]),
+        "missing_samples": total([record["missing_samples_of_all"] for record in ends]),
+        "dropped_samples": total([record["dropped_samples_of_all"] for record in ends]),
     }
 
 
-def _per_rank(rank: Rank, window: RankWindow) -> Summary:
+def _per_rank(rank: Rank, window: RankWindow, caused_s: float) -> Summary:
+    """`sync_wait_caused_s`: how long the ranks waited, in the mean, in the steps where this one came last; over all ranks they are at most `sync_wait_s`."""
     return {
         "rank": rank.header.get("rank"),
         "host": rank.host,
@@ -291,6 +202,7 @@ def _per_rank(rank: Rank, window: RankWindow) -> Summary:
         "fetch_s": _seconds(window.epochs, "fetch_ns"),
         "compute_s": _seconds(window.epochs, "compute_ns"),
         "sync_s": _seconds(window.epochs, "sync_ns"),
+        "sync_wait_caused_s": caused_s,
         "host_delay_s": _seconds(window.epochs, "host_delay_ns"),
         "credit_steps": sum(epoch.credit_steps for epoch in window.epochs),
         "spans_s": {name: round(seconds, 9) for name, seconds in sorted(rank.spans_s.items())},
@@ -300,34 +212,3 @@ def _per_rank(rank: Rank, window: RankWindow) -> Summary:
 
 def _seconds(epochs: Sequence[EpochWindow], name: str) -> float:
     return float(sum(getattr(epoch, name) for epoch in epochs)) / 1e9
-
-
-def _per_host(ranks: Ranks, windows: Sequence[RankWindow], hosts: Sequence[Trace]) -> list[Summary]:
-    of_host: dict[str, list[int]] = defaultdict(list)
-    for index, rank in enumerate(ranks):
-        of_host[str(rank.host)].append(index)
-    sampled = {str(host): trace.of_kind("host") for host, trace in first_files(hosts).items()}
-    rows = []
-    for host, mine in sorted(of_host.items()):
-        ends = [record for index in mine for record in ranks[index].of_kind("epoch_end")]
-        samples = sampled.get(host, [])
-        rows.append(
-            {
-                "host": host,
-                "ranks": len(mine),
-                "au_nominal": _mean([windows[index].au_nominal for index in mine]),
-                "device_read_bytes": _total([record["device_read_bytes"] for record in ends]),
-                "storage_bytes": _total([record["storage_bytes"] for record in ends]),
-                "block_device_read_bytes": _growth(samples, "device_read_bytes"),
-                "cpu_busy_s": _growth(samples, "cpu_user_s", "cpu_system_s"),
-                "cpu_steal_s": _growth(samples, "cpu_steal_s"),
-            }
-        )
-    return rows
-
-
-def _growth(samples: Sequence[Mapping[str, Any]], *names: str) -> float | None:
-    """How much these cumulative host counters grew over the samples."""
-    if len(samples) < 2 or any(samples[0][name] is None for name in names):
-        return None
-    return float(sum(samples[-1][name] - samples[0][name] for name in names))

@@ -17,6 +17,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _SWEEP_LIMIT_S = 10.0
 _QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
+_FIRST_PROCESS = "STORAGEBENCH_FIRST_PROCESS"
 
 
 def _prctl(option: int, value: int) -> None:
@@ -24,14 +25,24 @@ def _prctl(option: int, value: int) -> None:
 
 
 def die_with_parent() -> None:
-    """SIGKILL for this process when its parent ends; at once if it has already ended."""
+    """SIGKILL for this process when its parent ends; at once if it has already ended.
+
+    Process 1 takes over orphans, unless it is the command itself, as in a container: then it may be the parent, and when it ends the kernel ends all.
+    """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
+    if os.getppid() == 1 and _FIRST_PROCESS not in os.environ:
         os._exit(1)
+
+
+def _tell_children() -> None:
+    """Whether this is process 1, in the environment that all of ours inherit."""
+    if os.getpid() == 1:
+        os.environ[_FIRST_PROCESS] = "1"
 
 
 def child_environment() -> dict[str, str]:
     """The environment for a Python process of ours that is started with `-P`: it imports this storagebench."""
+    _tell_children()
     package = str(Path(__file__).resolve().parent.parent)
     return {**os.environ, "PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])}
 
@@ -43,6 +54,7 @@ def adopt_orphans() -> None:
 
 def fork_server_context() -> Any:
     """The context for worker processes: forkserver, with torch and the worker code preloaded."""
+    _tell_children()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["storagebench._forkserver", "torch", "torch.utils.data", "storagebench.loaders.torch_workers"])
     return context

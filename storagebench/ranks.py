@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storagebench.syncwaits import LastOfSteps, LeastOfSteps
 from storagebench.traces import IDLE, NULL, STEP, WARMUP, Floats, Ints, Steps, Trace
 from storagebench.window import RankWindow, by_epoch, own_steps, rank_window, spans_of_clock_ns, waits_and_lengths_ns
-
-_STEP_BITS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,41 +82,11 @@ class Rank:
         return self.header.get("host")
 
 
-class LeastOfSteps:
-    """The least value of each (epoch, step) over the ranks."""
-
-    def __init__(self) -> None:
-        self._keys: Ints = np.zeros(0, dtype=np.int64)
-        self._least: Ints = np.zeros(0, dtype=np.int64)
-
-    def take(self, epochs: Ints, steps: Ints, values: Ints) -> None:
-        keys = _keys(epochs, steps)
-        if np.array_equal(keys, self._keys):
-            np.minimum(self._least, values, out=self._least)
-            return
-        every = np.concatenate([self._keys, keys])
-        self._keys, where = np.unique(every, return_inverse=True)
-        least = np.full(len(self._keys), np.iinfo(np.int64).max)
-        np.minimum.at(least, where, np.concatenate([self._least, values]))
-        self._least = least
-
-    def total(self) -> int:
-        return int(self._least.sum())
-
-    def of(self, epochs: Ints, steps: Ints) -> Ints:
-        """The least value of each of these steps, all of which were taken in."""
-        return np.asarray(self._least[np.searchsorted(self._keys, _keys(epochs, steps))])
-
-
-def _keys(epochs: Ints, steps: Ints) -> Ints:
-    return np.asarray((epochs << _STEP_BITS) + steps)
-
-
 class Ranks:
     """All ranks that have a header, in the order of their traces.
 
-    `waits_ns` and `lengths_ns`: how long each measured step waited for its batch, and how long it took, in the schedule: sorted. `least_sync_ns` of
-    the measured steps, and `least_work_sync_ns` of the warm-up too: what the sync itself cost. `mean_lengths_s`: the measured steps in order, without
+    `waits_ns` and `lengths_ns`: how long each measured step waited for its batch, and how long it took, in the schedule: sorted. `last_in_sync` of
+    the measured steps, and `least_work_sync_ns` of the warm-up too: what the sync itself cost, and who came last. `mean_lengths_s`: the measured steps in order, without
     the first of an epoch, mean over the ranks, as far as the shortest one goes. `traces` reads the ranks' traces again, as long as they are there.
     """
 
@@ -125,7 +94,7 @@ class Ranks:
         self._traces = traces
         self._with_header: list[int] = []
         self._ranks: list[Rank] = []
-        self.least_sync_ns, self.least_work_sync_ns = LeastOfSteps(), LeastOfSteps()
+        self.last_in_sync, self.least_work_sync_ns = LastOfSteps(), LeastOfSteps()
         self._sum_ns: Ints | None = None
         waits: list[Ints] = []
         lengths: list[Ints] = []
@@ -143,8 +112,9 @@ class Ranks:
         own = own_steps(trace.steps)
         self._ranks.append(_rank(trace, own, starts, run["plan"]["prefetch_batches"]))
         sync_ns = own.release_ns - own.host_delay_ns - own.due_ns
-        for least, kinds in ((self.least_sync_ns, own.kind == STEP), (self.least_work_sync_ns, own.kind != IDLE)):
-            least.take(own.epoch[kinds], own.step[kinds], sync_ns[kinds])
+        measured, work = own.kind == STEP, own.kind != IDLE
+        self.last_in_sync.take(len(self._ranks) - 1, own.epoch[measured], own.step[measured], sync_ns[measured])
+        self.least_work_sync_ns.take(own.epoch[work], own.step[work], sync_ns[work])
         later_ns = _later_lengths_ns(own)
         if self._sum_ns is None:
             self._sum_ns = later_ns

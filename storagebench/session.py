@@ -26,7 +26,7 @@ from storagebench.diagnosis.online import wants_headroom
 from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError, UsageError
 from storagebench.launch import Interrupted, Outcome, handling_signals, rank_failure, run_ranks
 from storagebench.manifest import MANIFEST_KEY, Dataset, load_dataset
-from storagebench.members import hosts_of, is_first_of_host, members_of
+from storagebench.members import hosts_of, is_first_of_host, members_of, ranks_of
 from storagebench.metrics import Summary
 from storagebench.nvml import open_sampler
 from storagebench.placement import held, listed, refuse_misplaced, shares_of_parts, spans_of_hosts, spans_of_ranks
@@ -293,6 +293,7 @@ def take_part(run_dir: Path, crew: Crew, debug: bool = False) -> Summary | None:
     """
     run = read_run(run_dir)
     clock = SystemClock()
+    crew.call([ranks_of(row) for row in members_of(run)])
     trace = _open_host_trace(run_dir, run, crew.member, clock)
     crew.exchange(None)  # member 0's file is there, which tells the others whether they write into the same folder
     shared = crew.member == 0 or sees_first_members_folder(run_dir)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -134,6 +135,29 @@ class SingleWorld:
         return
 
 
+class HostsAgreement:
+    """Ranks on several hosts agree when the last of them is due, without comparing the clocks of two hosts.
+
+    The end of a first collective, which all have joined, is an event that every rank sees on its own clock; how long after it each is due is a duration, and
+    the longest one counts from that event everywhere. Both collectives run while the accelerator computes, so their latency costs nothing until it outlasts
+    the compute. What stays is how far apart the ranks see the first one end: at most its latency, in the one direction of a later release.
+    `largest` is the collective: the largest of the ranks' values, one by one.
+    """
+
+    def __init__(self, largest: Callable[[Sequence[int]], Sequence[int]], now_ns: Callable[[], int]) -> None:
+        self._largest, self._now_ns = largest, now_ns
+        self._base_ns: int | None = None
+
+    def agree(self, due_ns: int) -> Agreed:
+        """See `World.agree`; `due_ns` is of the clock that `now_ns` reads."""
+        self._largest([0])
+        event_ns = self._now_ns()
+        if self._base_ns is None:
+            self._base_ns = event_ns
+        longest_ns, elapsed_ns = self._largest([due_ns - event_ns, event_ns - self._base_ns])
+        return Agreed(event_ns + longest_ns, elapsed_ns + longest_ns)
+
+
 @dataclass(frozen=True)
 class Rendezvous:
     """Where the processes of several hosts meet: a TCPStore that one of them has open, and the prefix of this run's keys in it."""
@@ -165,33 +189,24 @@ class GlooWorld:
             prefixed = dist.PrefixStore(rendezvous.prefix, store)
             dist.init_process_group("gloo", store=prefixed, rank=place.rank, world_size=place.world_size, timeout=timeout)
         self._deadline = torch.zeros(1, dtype=torch.int64)
-        self._pair = torch.zeros(2, dtype=torch.int64)
-        self._base_ns: int | None = None
+        self._between_hosts = None if place.num_hosts == 1 else HostsAgreement(self._largest, time.monotonic_ns)
 
     def barrier(self) -> None:
         self._dist.barrier()
 
     def agree(self, due_ns: int) -> Agreed:
-        if self.place.num_hosts == 1:
-            self._deadline[0] = due_ns
-            self._dist.all_reduce(self._deadline, op=self._dist.ReduceOp.MAX)
-            latest_ns = int(self._deadline[0])
-            return Agreed(latest_ns, latest_ns)
-        return self._agree_between_hosts(due_ns)
-
-    def _agree_between_hosts(self, due_ns: int) -> Agreed:
-        """No clock is compared with another host's. The end of a first collective, which all have joined, is an event that every rank sees on its own clock;
-        how long after it each is due is a duration, and the longest one counts from that event everywhere. Both collectives run while the accelerator
-        computes. What stays is how far apart the ranks see the collective end: its latency at most, and not its latency a step."""
-        self._deadline[0] = 0
+        if self._between_hosts is not None:
+            return self._between_hosts.agree(due_ns)
+        self._deadline[0] = due_ns
         self._dist.all_reduce(self._deadline, op=self._dist.ReduceOp.MAX)
-        event_ns = time.monotonic_ns()
-        if self._base_ns is None:
-            self._base_ns = event_ns
-        self._pair[0], self._pair[1] = due_ns - event_ns, event_ns - self._base_ns
-        self._dist.all_reduce(self._pair, op=self._dist.ReduceOp.MAX)
-        longest_ns, elapsed_ns = int(self._pair[0]), int(self._pair[1])
-        return Agreed(event_ns + longest_ns, elapsed_ns + longest_ns)
+        latest_ns = int(self._deadline[0])
+        return Agreed(latest_ns, latest_ns)
+
+    def _largest(self, values: Sequence[int]) -> list[int]:
+        tensor = self._torch.tensor(values, dtype=self._torch.int64)
+        self._dist.all_reduce(tensor, op=self._dist.ReduceOp.MAX)
+        found: list[int] = tensor.tolist()
+        return found
 
     def count_ids(self, ids: NDArray[np.int64], num_samples: int) -> NDArray[Any]:
         tensor = self._torch.from_numpy(np.bincount(ids, minlength=num_samples).astype(np.int32))

@@ -14,25 +14,40 @@ from storagebench.window import RankWindow
 _KEYS = ("written_shards", "written_bytes", "written_samples", "write_bytes_per_s", "write_quantiles_s", "write_cpu_s")
 
 
-def write_figures(run: Mapping[str, Any], windows: Sequence[RankWindow], writers: Sequence[Trace], one_host: bool) -> dict[str, Any]:
-    """Totals are of the whole run, in stored bytes of whole shards. The rate is of the window of the rank that took longest, between epochs left out, and
-    None over several hosts, whose clocks differ. `write_quantiles_s`: a shard, from its first record to its durable name. `write_cpu_s`: the writers', up
-    to the last shard of each."""
+def write_figures(run: Mapping[str, Any], hosts: Sequence[Any], windows: Sequence[RankWindow], writers: Sequence[Trace]) -> dict[str, Any]:
+    """Totals are of the whole run, in stored bytes of whole shards. The rate is of the window of the rank that took longest, between epochs left out: of each
+    host its own rank's, whose clock the host's writers share, and then added up. `write_quantiles_s`: a shard, from its first record to its durable name.
+    `write_cpu_s`: the writers', up to the last shard of each. `hosts`: the label of each rank's host."""
     if not run["config"]["run"].get("writers"):
         return dict.fromkeys(_KEYS)
     rows = [trace.of_kind("shard") for trace in writers]
     begin, end, num_bytes, samples = (_column(rows, name) for name in ("begin_ns", "end_ns", "bytes", "samples"))
-    longest = max(windows, key=lambda window: window.length_ns, default=RankWindow(()))
-    spans = [(epoch.open_ns, epoch.close_ns) for epoch in longest.epochs]
-    known = one_host and longest.length_ns > 0
     return {
         "written_shards": len(begin),
         "written_bytes": int(num_bytes.sum()),
         "written_samples": int(samples.sum()),
-        "write_bytes_per_s": bytes_within(begin, end, num_bytes, spans) / (longest.length_ns / 1e9) if known else None,
+        "write_bytes_per_s": _rate(hosts, windows, writers),
         "write_quantiles_s": quantiles(np.sort(end - begin)),
         "write_cpu_s": sum(mine[-1]["cpu_s"] for mine in rows if mine),
     }
+
+
+def _rate(hosts: Sequence[Any], windows: Sequence[RankWindow], writers: Sequence[Trace]) -> float | None:
+    """Bytes per second of all hosts' writers; None where a host of ranks or of writers has no window."""
+    longest: dict[str, RankWindow] = {}
+    for host, window in zip(map(str, hosts), windows, strict=True):
+        longest[host] = max(longest.get(host, window), window, key=lambda each: each.length_ns)
+    of_host: dict[str, list[Sequence[Mapping[str, Any]]]] = {host: [] for host in longest}
+    for trace in writers:
+        of_host.setdefault(str(trace.header.get("host")), []).append(trace.of_kind("shard"))
+    total = 0.0
+    for host, rows in of_host.items():
+        window = longest.get(host, RankWindow(()))
+        if window.length_ns <= 0:
+            return None
+        begin, end, num_bytes = (_column(rows, name) for name in ("begin_ns", "end_ns", "bytes"))
+        total += bytes_within(begin, end, num_bytes, [(epoch.open_ns, epoch.close_ns) for epoch in window.epochs]) / (window.length_ns / 1e9)
+    return total if of_host else None
 
 
 def bytes_within(begin_ns: Ints, end_ns: Ints, num_bytes: Ints, spans: Sequence[tuple[int, int]]) -> float:

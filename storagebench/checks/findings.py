@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from storagebench.checks import ceiling_rules, rules_bytes, rules_records, rules_settings, rules_time, rules_writers
+from storagebench.checks import ceiling_rules, rules_bytes, rules_hosts, rules_records, rules_settings, rules_time, rules_writers
 from storagebench.checks.case import ERROR, WARNING, Case, Check
 
 
@@ -38,6 +38,7 @@ class Rule(NamedTuple):
 RULES: tuple[Rule, ...] = (
     Rule("PARTIAL_RUN", ERROR, rules_records.partial_run),
     Rule("PARTIAL_RANKS", ERROR, rules_records.partial_ranks),
+    Rule("LOST", ERROR, rules_hosts.lost),
     Rule("CHECKSUM", ERROR, rules_bytes.checksum),
     Rule("SAMPLE_COVERAGE", ERROR, rules_bytes.sample_coverage),
     Rule("CACHE_SUSPECT", ERROR, rules_bytes.cache_suspect),
@@ -61,12 +62,15 @@ RULES: tuple[Rule, ...] = (
     Rule("FEW_STEPS", WARNING, rules_time.few_steps),
     Rule("NOT_STEADY", WARNING, rules_time.not_steady),
     Rule("RANK_SKEW", WARNING, rules_time.rank_skew),
+    Rule("STRAGGLER", WARNING, rules_hosts.straggler),
+    Rule("HOSTS_DIFFER", WARNING, rules_hosts.hosts_differ),
     Rule("SMALL_DATASET", WARNING, rules_bytes.small_dataset),
     Rule("HOST_LIMITED", WARNING, rules_time.host_limited),
     Rule("DECODE_LIMITED", WARNING, rules_time.decode_limited),
     Rule("HARNESS_LIMITED", WARNING, rules_time.harness_limited),
     Rule("VM_STEAL", WARNING, rules_time.vm_steal),
     Rule("CLOCK_STEP", WARNING, rules_time.clock_step),
+    Rule("CLOCK_SKEW", WARNING, rules_hosts.clock_skew),
     Rule("AU_UNCERTAIN", WARNING, rules_time.au_uncertain),
     Rule("COMPRESSIBLE_DATA", WARNING, rules_bytes.compressible_data),
     Rule("DECODE_DIFFERS", WARNING, rules_settings.decode_differs),

@@ -16,7 +16,7 @@ from storagebench.checks.mlperf_au import edition_figures
 from storagebench.checks.mlperf_size import least_size
 from storagebench.checks.mlperf_tables import ClosedValues, Division, Edition, Framework
 from storagebench.errors import UsageError
-from storagebench.members import first_host
+from storagebench.members import hosts_of, members_of
 from storagebench.registry import loader_info, loaders
 from storagebench.units import format_bytes
 
@@ -158,11 +158,8 @@ def parameters(case: Case, closed: ClosedValues, ground: Ground) -> Iterator[Fou
 
 def dataset_size(case: Case, closed: ClosedValues, ground: Ground) -> Iterator[Found]:
     """At least 5 x the memory of all hosts and 500 steps; in v3.0 exactly the files that this makes."""
-    hosts, memory, have = case.summary["num_hosts"], first_host(case.run)["memory_bytes"], case.run["dataset"]["num_samples"]
+    memory, have = sum(host["memory_bytes"] for host in hosts_of(case.run)), case.run["dataset"]["num_samples"]
     values = closed.accelerators.get(case.run["config"]["run"]["accelerator"])
-    if hosts > 1:
-        yield Found(f"the memory of {hosts - 1} of {hosts} hosts is not recorded, so the least size is not known", "check runs of one host")
-        return
     batch_size = case.run["config"]["train"]["batch_size"] if values is None else values.batch_size  # an unknown accelerator fails workload_values
     per_file = None if ground.division == "closed" else max(1, round(have / case.run["dataset"]["num_shards"]))
     least = least_size(closed, batch_size, case.summary["world_size"], memory, per_file)
@@ -200,7 +197,9 @@ def au_threshold(case: Case, closed: ClosedValues, ground: Ground) -> Iterator[F
 
 
 def equal_hosts(case: Case, closed: ClosedValues, ground: Ground) -> Iterator[Found]:
-    counts = {row["host"]: row["ranks"] for row in case.summary["per_host"]}
+    counts: dict[str, int] = {}
+    for member in members_of(case.run):
+        counts[member["host"]] = counts.get(member["host"], 0) + member["ranks"]
     if len(set(counts.values())) > 1:
         yield Found(f"the hosts have {', '.join(str(count) for count in counts.values())} accelerators", "give each host as many")
 
@@ -209,7 +208,11 @@ def results_apart(case: Case, closed: ClosedValues, ground: Ground) -> Iterator[
     """Results and data lie on different file systems (R3 3.4.2), so that logs are not written to the storage under test. Objects are on none."""
     if case.run["store"]["kind"] != "posix":
         return
-    host = first_host(case.run)
+    for host in hosts_of(case.run):
+        yield from _results_apart(host)
+
+
+def _results_apart(host: Mapping[str, Any]) -> Iterator[Found]:
     data, results = host.get("data_filesystem"), host.get("results_filesystem")
     if data is None or results is None:
         yield Found(f"the file system of the {'data' if data is None else 'results'} is not recorded", "run it again with this version")

@@ -26,7 +26,7 @@ def span_of(case: Case) -> Span:
     """From the start of the command to its ranks' last step (null ones too), on the clock of the host that started it."""
     created = case.run["created"]
     to_wall_ns = created["wall_ns"] - created["monotonic_ns"]
-    here = [rank for rank in case.ranks if rank.host == first_host(case.run)["host"]] or list(case.ranks)
+    here = [rank for rank in case.ranks if rank.host == first_host(case.run)["host"]]
     last_ns = max((rank.last_ns for rank in here if rank.last_ns is not None), default=created["monotonic_ns"])
     return Span(case.run["command_start_ns"] + to_wall_ns, last_ns + to_wall_ns)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from storagebench.adapters import FORMATS
 from storagebench.checks.case import Case, Found
-from storagebench.members import first_host
+from storagebench.members import hosts_of
 from storagebench.units import format_bytes
 
 # Shares of the dataset that the page cache served (reference/measurement.md section 4).
@@ -88,9 +88,10 @@ def cache_unproven(case: Case) -> Iterator[Found]:
 
 
 def ram_backed(case: Case) -> Iterator[Found]:
-    filesystem = (first_host(case.run).get("data_filesystem") or {}).get("type")
-    if case.reads_storage and filesystem in ("tmpfs", "ramfs"):
-        yield Found(f"the dataset lies on {filesystem}: this is memory, not storage", "use a --data-dir on the storage to be measured")
+    types = dict.fromkeys((host.get("data_filesystem") or {}).get("type") for host in hosts_of(case.run))
+    for filesystem in (each for each in types if each in ("tmpfs", "ramfs")):
+        if case.reads_storage:
+            yield Found(f"the dataset lies on {filesystem}: this is memory, not storage", "use a --data-dir on the storage to be measured")
 
 
 def bytes_reconcile(case: Case) -> Iterator[Found]:
@@ -111,11 +112,13 @@ def bytes_reconcile(case: Case) -> Iterator[Found]:
 
 def small_dataset(case: Case) -> Iterator[Found]:
     """Where nothing shows how much a cache served, only a dataset larger than memories keeps it from serving all."""
-    s, memory, stored = case.summary, first_host(case.run)["memory_bytes"], case.run["dataset"]["stored_bytes"]
+    s, stored = case.summary, case.run["dataset"]["stored_bytes"]
+    memory = sum(host["memory_bytes"] for host in hosts_of(case.run))
+    whose = "this host's memory" if s["num_hosts"] == 1 else "the memory of all hosts"
     unseen = s["server_cache"] == "unknown" or (s["cache"] == "as-is" and s["cached_fraction_served"] is None)
     if case.reads_storage and stored < MEMORY_FACTOR * memory and unseen:
         yield Found(
-            f"the dataset has {format_bytes(stored)}, under {MEMORY_FACTOR} x this host's memory ({format_bytes(memory)}): a cache may hold it",
+            f"the dataset has {format_bytes(stored)}, under {MEMORY_FACTOR} x {whose} ({format_bytes(memory)}): a cache may hold it",
             "generate a larger dataset",
         )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from storagebench.checks.case import Case, Found
-from storagebench.ranks import Ranks
+from storagebench.members import first_files
+from storagebench.ranks import Rank
 from storagebench.units import format_seconds
 
 MIN_STEPS_PER_PREFETCHED_BATCH = 50
@@ -88,22 +89,43 @@ def rank_skew(case: Case) -> Iterator[Found]:
 
 def host_limited(case: Case) -> Iterator[Found]:
     """The host took time from the accelerators themselves (it woke them late, or had no core for the ranks' own threads), or was busy with something else."""
-    window_s, delay_s = case.summary["window_s"], case.summary["host_delay_s"]
-    waited, others = case.summary["limits"]["run_delay_share"], case.summary["limits"]["cores_of_others"] or 0.0
-    cores = case.summary["limits"]["cores"] or 1.0
+    window_s, waited = case.summary["window_s"], case.summary["limits"]["run_delay_share"]
+    delayed, delay_s = _most_delayed(case)
+    crowded_host, others, cores = _most_crowded(case)
     crowded = others >= OTHERS_AT_LEAST * cores
     hint = "use fewer accelerators on this host, or stop what else runs on it"
-    if window_s and delay_s is not None and delay_s > HOST_DELAY_AT_MOST * window_s:
+    if window_s and delay_s > HOST_DELAY_AT_MOST * window_s:
         yield Found(
-            f"this host woke the accelerators late by {format_seconds(delay_s)} in {format_seconds(window_s)} ({delay_s / window_s:.1%})", hint
+            f"{delayed} woke the accelerators late by {format_seconds(delay_s)} in {format_seconds(window_s)} ({delay_s / window_s:.1%})", hint
         )
     elif waited is not None and waited > (HOST_DELAY_AT_MOST if crowded else RUN_DELAY_ALONE):
         yield Found(
-            f"for {waited:.1%} of the time the emulated accelerators were ready to run and this host had no core; others used {others:.1f} of its cores",
+            f"for {waited:.1%} of the time the emulated accelerators were ready to run and {crowded_host} had no core; others used {others:.1f} of its cores",
             hint,
         )
     elif others >= OTHERS_MOST * cores:
-        yield Found(f"others used {others:.1f} of this host's {cores:.0f} cores, {OTHERS_MOST:.0%} or more, while it was measured", hint)
+        yield Found(f"others used {others:.1f} of {crowded_host}'s {cores:.0f} cores, {OTHERS_MOST:.0%} or more, while it was measured", hint)
+
+
+def _called(case: Case, host: Any) -> str:
+    return "this host" if case.summary["num_hosts"] == 1 else f"host {host}"
+
+
+def _most_delayed(case: Case) -> tuple[str, float]:
+    """The host that woke its ranks latest, and by how long in the mean of these."""
+    delays: dict[Any, list[float]] = {}
+    for row in case.summary["per_rank"]:
+        delays.setdefault(row["host"], []).append(row["host_delay_s"])
+    means = {host: sum(mine) / len(mine) for host, mine in delays.items()}
+    worst = max(means, key=lambda host: means[host], default=None)
+    return _called(case, worst), means.get(worst, 0.0)
+
+
+def _most_crowded(case: Case) -> tuple[str, float, float]:
+    """The host of whose cores others used most: its name, how many of them, and how many it has."""
+    rows = [(row["cores_of_others"] or 0.0, row["cores"] or 1.0, row["host"]) for row in case.summary["per_host"]]
+    others, cores, host = max(rows, key=lambda row: row[0] / row[1], default=(0.0, 1.0, None))
+    return _called(case, host), others, float(cores)
 
 
 def decode_limited(case: Case) -> Iterator[Found]:
@@ -131,8 +153,8 @@ def au_uncertain(case: Case) -> Iterator[Found]:
 
 def vm_steal(case: Case) -> Iterator[Found]:
     """CPU time that the hypervisor gave to others, as a share of this host's while the ranks ran."""
-    begin_ns, end_ns = _span_ns(case.ranks)
-    for trace in case.hosts:
+    for trace in first_files(case.hosts).values():
+        begin_ns, end_ns = _span_ns([rank for rank in case.ranks if rank.host == trace.header.get("host")])
         samples = [record for record in trace.of_kind("host") if begin_ns <= record["monotonic_ns"] <= end_ns]
         if len(samples) < 2 or any(samples[0].get(name) is None for name in _CPU_SECONDS):
             continue
@@ -146,8 +168,8 @@ def vm_steal(case: Case) -> Iterator[Found]:
             )
 
 
-def _span_ns(ranks: Ranks) -> tuple[int, int]:
-    """From the first loader start to the last step's end."""
+def _span_ns(ranks: Sequence[Rank]) -> tuple[int, int]:
+    """From the first loader start to the last step's end of the ranks of one host."""
     begins = [record["start_ns"] for rank in ranks for record in rank.of_kind("epoch_start")]
     ends = [rank.last_ns for rank in ranks if rank.last_ns is not None]
     return min(begins, default=0), max(ends, default=0)
@@ -155,7 +177,7 @@ def _span_ns(ranks: Ranks) -> tuple[int, int]:
 
 def clock_step(case: Case) -> Iterator[Found]:
     """Slewing moves both clocks alike; only a step (or a suspend) moves them apart."""
-    for trace in case.hosts:
+    for trace in first_files(case.hosts).values():
         pairs: list[Mapping[str, Any]] = [trace.header, *trace.others]
         offsets = [record["wall_ns"] - record["monotonic_ns"] for record in pairs if "wall_ns" in record and "monotonic_ns" in record]
         apart_ns = max(offsets, default=0) - min(offsets, default=0)

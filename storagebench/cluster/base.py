@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +22,7 @@ class Joined:
 
     def __init__(self, member: int, hosts: tuple[str, ...], launcher: str, meeting: Rendezvous) -> None:
         self.member, self.num_members, self.hosts, self.launcher = member, len(hosts), hosts, launcher
+        self.names: Sequence[str] = [f"member {number}" for number in range(self.num_members)]
         self.changed = threading.Condition()
         self.closed = False
         self._cause: Cause | None = None
@@ -39,6 +40,9 @@ class Joined:
     def rendezvous(self) -> Rendezvous | None:
         self._runs += 1
         return Rendezvous(self._meeting.address, self._meeting.port, f"{self._meeting.prefix}/gloo-{self._runs}")
+
+    def call(self, names: Sequence[str]) -> None:
+        self.names = names
 
     def await_cause(self, seconds: float) -> None:
         with self.changed:

@@ -7,7 +7,7 @@ byte, heartbeats included), never by how long a collective takes: a fetch of two
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -49,12 +49,12 @@ def error_of(exit_code: int, message: str, hint: str) -> StorageBenchError:
     return error
 
 
-def lost(member: int, host: str, what: str) -> Cause:
-    """The cause for a member that is gone."""
+def lost(member: int, host: str, who: str, what: str) -> Cause:
+    """The cause for a member that is gone; `who` is what messages call it."""
     return Cause(
         member,
         host,
-        f"lost {f'member {member}' if member else 'the command of rank 0'} on host {host}: {what}; the run was ended",
+        f"lost {who} on host {host}: {what}; the run was ended",
         "see whether that host or its network went down, or its processes were killed; the steps taken so far are kept: see `storagebench report`",
         EXIT_RANK,
         lost=True,
@@ -82,6 +82,9 @@ class Crew(Protocol):
 
     def exchange(self, value: Any) -> list[Any]:
         """The JSON-like values of all members, by member. Collective. Raises CrewEndedError where one is gone."""
+
+    def call(self, names: Sequence[str]) -> None:
+        """What messages call each member from now on: by its ranks, say."""
 
     def gather_traces(self, run_dir: Path, names: Callable[[str], bool] | None) -> None:
         """From now on, what is appended to this member's trace files in that run folder goes to member 0's (`names` says which are its own; None: they
@@ -122,6 +125,9 @@ class Alone:
         return [value]
 
     settle = exchange
+
+    def call(self, names: Sequence[str]) -> None:
+        return
 
     def gather_traces(self, run_dir: Path, names: Callable[[str], bool] | None) -> None:
         return

@@ -130,7 +130,7 @@ class Hub(Joined):
                 return
             self._gone.add(member)
             self.changed.notify_all()
-        self._end_all(lost(member, self.hosts[member], what))
+        self._end_all(lost(member, self.hosts[member], self.names[member], what))
         self._wires[member].close()
 
     def best_offset(self) -> tuple[float, float] | None:

@@ -12,6 +12,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -67,22 +68,32 @@ def _hub(launched: Launched, meeting: Rendezvous, store: Any, timeout_s: float) 
     with _listener(launched.address, launched.num_members) as listener:
         store.set("hub", json.dumps({"port": listener.getsockname()[1], "token": token}))
         found = _accept(listener, token, launched.num_members, timeout_s)
+    meeting = replace(meeting, address=_address_for_all(launched.address, [wire for wire, _ in found]))
     hellos = [{"hostname": socket.gethostname(), "node": launched.node}, *(hello for _, hello in found)]
     hosts = host_labels([(hello["hostname"], hello["node"]) for hello in hellos])
     for wire, _ in found:
-        wire.send({"kind": "welcome", "hosts": hosts})
+        wire.send({"kind": "welcome", "hosts": hosts, "address": meeting.address})
     return Hub(hosts, launched.launcher, meeting, [wire for wire, _ in found])
 
 
 def _listener(address: str, backlog: int) -> socket.socket:
-    """On the address where all meet; on all of them where its name leads to loopback here (as Debian's /etc/hosts does with a host's own name)."""
+    """On the address where all meet; on all of them where its name leads to loopback here, as Debian's /etc/hosts does with a host's own name, and Kubeflow's
+    PyTorchJob, which calls it localhost in its master pod only."""
     family, _, _, _, place = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
-    literal = address == "localhost" or place[0] == address
-    anywhere = ipaddress.ip_address(place[0]).is_loopback and not literal
+    anywhere = _is_loopback(str(place[0])) and place[0] != address
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.bind(("" if anywhere else place[0], 0))
     listener.listen(backlog)
     return listener
+
+
+def _address_for_all(address: str, wires: Sequence[Wire]) -> str:
+    """Where the other hosts have reached this one. The address that the launcher gave may lead to loopback here, and then gloo would offer that to them."""
+    return next((wire.own_address for wire in wires if not _is_loopback(wire.own_address)), address)
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _accept(listener: socket.socket, token: str, num_members: int, timeout_s: float) -> list[tuple[Wire, dict[str, Any]]]:
@@ -133,6 +144,8 @@ def _spoke(launched: Launched, meeting: Rendezvous, store: Any, timeout_s: float
         ) from None
     if received is None:
         raise RankError(f"member 0 at {launched.address} sent member {launched.member} away", "see what it says on its own host")
+    if _is_loopback(wire.peer_address):
+        meeting = replace(meeting, address=received[0]["address"])  # a member on the host of member 0
     return Spoke(launched.member, tuple(received[0]["hosts"]), launched.launcher, meeting, wire)
 
 

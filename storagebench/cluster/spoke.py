@@ -112,7 +112,7 @@ class Spoke(Joined):
             if self.closed:
                 return
             self._hub_gone = True
-        self.caused(lost(0, self.hosts[0], what))
+        self.caused(lost(0, self.hosts[0], self.names[0], what))
 
     def best_offset(self) -> tuple[float, float] | None:
         return self._offset

@@ -22,11 +22,21 @@ class Wire:
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # What was sent and not acknowledged for so long ends the connection, so that a sender that waits for room finds out, too.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000)
         connection.settimeout(None)
         self._connection = connection
         self._sending = threading.Lock()
         self._received = bytearray()
         self.heard_s = time.monotonic()
+
+    @property
+    def own_address(self) -> str:
+        return str(self._connection.getsockname()[0])
+
+    @property
+    def peer_address(self) -> str:
+        return str(self._connection.getpeername()[0])
 
     def send(self, message: Mapping[str, Any], payload: bytes = b"") -> None:
         """Raises OSError where the other end is gone."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from storagebench.diagnosis.verdict import Evidence, Verdict, needs_storage_rate, verdict_of
-from storagebench.members import first_host
+from storagebench.members import hosts_of
 
 # A dataset that takes more of a host's memory does not stay in its page cache for certain.
 CACHEABLE_SHARE = 0.5
@@ -58,5 +58,6 @@ def settings_of(run: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str,
         "world_size": summary["world_size"],
         "cache": summary["cache"],
         "writers": run["config"]["run"].get("writers", 0),
-        "cacheable": summary["storage"] == "posix" and run["dataset"]["stored_bytes"] < CACHEABLE_SHARE * first_host(run)["memory_bytes"],
+        "cacheable": summary["storage"] == "posix"
+        and run["dataset"]["stored_bytes"] < CACHEABLE_SHARE * min(host["memory_bytes"] for host in hosts_of(run)),
     }

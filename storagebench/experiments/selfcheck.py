@@ -105,7 +105,7 @@ def measure(cell: Cell, folder: Path) -> Summary:
         "plan": as_plain(make_plan(workload, cell.world_size)),
         "store": {"kind": "shaped"},
         "dataset": {"format": "webdataset", "digest": ""},
-        "hosts": [{}],
+        "hosts": [],
         "members": alone("", 0, cell.world_size, cell.world_size),
     }
     return summarise(run, Ranks(run, TraceFiles(rank_traces(folder / cell.name))), [])

@@ -78,9 +78,20 @@ def _utilisation(s: Summary) -> Iterator[Section]:
         ("threshold", f"{threshold:.2f}"),
         ("uncorrected for prefetch", w.marked(w.utilisation(s["au_uncorrected"]), sign)),
         ("measured compute", w.marked(w.utilisation(s["au_measured"]), sign)),
+        *_least_host(s),
         ("of the null loader", w.utilisation(s["au_null"])),
         ("uncertain share", w.share(s["au_uncertainty"])),
     )
+
+
+def _least_host(s: Summary) -> Iterator[tuple[str, str]]:
+    """Where it is below the mean: ranks that a sync keeps in step are all as fast as the slowest one."""
+    known = [row for row in s["per_host"] if row["au_nominal"] is not None]
+    if s["num_hosts"] > 1 and known:
+        least = min(known, key=lambda row: float(row["au_nominal"]))
+        if w.utilisation(least["au_nominal"]) == w.utilisation(s["au_nominal"]):
+            return
+        yield "of the slowest host", w.marked(f"{w.utilisation(least['au_nominal'])} ({w.printable(least['host'])})", w.mark(s))
 
 
 _LIMITS = {
@@ -214,6 +225,7 @@ def _parts(s: Summary) -> Iterator[Section]:
     )
     columns = ("epoch", "duration", "storage", "device", "cached before", "cached served") + (("loader's own cache",) if has_cache else ())
     yield Section("Epochs", columns, epochs, is_wide=True)
+    yield from _hosts(s)
     if s["world_size"] == 1:
         return
     ranks = [
@@ -231,6 +243,33 @@ def _parts(s: Summary) -> Iterator[Section]:
     if left:
         ranks.append((f"and {left} more", "", "", "", "", ""))
     yield Section("Ranks", ("rank", "host", "steps", "AU", "fetch", "sync"), tuple(ranks), is_wide=True)
+
+
+def _hosts(s: Summary) -> Iterator[Section]:
+    """Where there are several: what each host's ranks did, whom all waited for, and how far its wall clock is from the first one's."""
+    if s["num_hosts"] == 1:
+        return
+    rows = s["per_host"]
+    if len(rows) > _MAX_RANKS:
+        rows = sorted(rows, key=lambda row: -float(row["sync_wait_caused_s"]))[:_MAX_RANKS]
+    cells = [
+        (
+            w.printable(row["host"]),
+            str(row["ranks"]),
+            w.utilisation(row["au_nominal"]),
+            w.utilisation(row["au_least"]),
+            w.megabytes_per_s(row["delivered_bytes_per_s"]),
+            w.seconds(row["sync_s"]),
+            w.seconds(row["sync_wait_caused_s"]),
+            w.offset(row["wall_offset_s"], row["wall_offset_uncertainty_s"]),
+        )
+        for row in rows
+    ]
+    left = len(s["per_host"]) - len(rows)
+    if left:
+        cells.append((f"and {left} more", "", "", "", "", "", "", ""))
+    columns = ("host", "ranks", "AU", "least AU", "MB/s", "sync", "others waited for it", "clock ahead")
+    yield Section("Hosts (sync: mean of its ranks; waited: mean of all ranks)", columns, tuple(cells), is_wide=True)
 
 
 def _proof(s: Summary) -> Iterator[Section]:

@@ -17,6 +17,7 @@ from storagebench.report import wording as w
 from storagebench.report.detail import Section
 
 _SECTIONS: Final = ("dataset", "loader", "train", "run")
+_MAX_HOSTS: Final = 8
 _SECRET_NAME: Final = r"secret|token|password|passwd|credential|(?:access|secret|api|account|sas)[_-]?key|signature"
 _URL_USER: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _ASSIGNED: Final = re.compile(rf"(?i)([\w.-]*(?:{_SECRET_NAME})[\w.-]*=)[^&\s]+")
@@ -38,10 +39,12 @@ def provenance(run: Mapping[str, Any]) -> list[Section]:
 def _hosts(run: Mapping[str, Any]) -> Iterator[Section]:
     """The facts and versions of each host, under its name where there are several."""
     hosts = hosts_of(run)
-    for host in hosts:
+    for host in hosts[:_MAX_HOSTS]:
         name = f" {w.printable(host['host'])}" if len(hosts) > 1 else ""
         yield Section(f"Host{name}", (), tuple(_flat({key: value for key, value in host.items() if key != "versions"})))
         yield Section(f"Versions{f' on{name}' if name else ''}", (), tuple(_flat(host["versions"])))
+    if len(hosts) > _MAX_HOSTS:
+        yield Section("More hosts", (), (("hosts", ", ".join(w.printable(host["host"]) for host in hosts[_MAX_HOSTS:])),))
 
 
 def without_secrets(text: str) -> str:

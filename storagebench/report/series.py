@@ -89,10 +89,15 @@ def throughput(loaded: LoadedRun) -> Throughput | None:
 
 
 def offsets_ns(ranks: Ranks) -> list[int]:
-    """What makes stamps of several hosts comparable, for each rank: its monotonic clock is put on its wall clock. On one host it is common already."""
+    """What puts the ranks of several hosts on one axis, for each rank: its host's first loader start is 0. A barrier before it lets all ranks begin within
+    a message's time of one another, whatever their clocks say. On one host the clock is common already."""
+    begins_ns: dict[object, int] = {}
+    for rank in ranks:
+        for start_ns in epoch_starts(rank.others).values():
+            begins_ns[rank.host] = min(begins_ns.get(rank.host, start_ns), start_ns)
     if len({rank.host for rank in ranks}) <= 1:
         return [0] * len(ranks)
-    return [int(rank.header["wall_ns"]) - int(rank.header["monotonic_ns"]) for rank in ranks]
+    return [-begins_ns.get(rank.host, 0) for rank in ranks]
 
 
 def _cumulative(trace: Trace, shift_ns: int) -> tuple[Floats, Floats]:

@@ -16,7 +16,7 @@ from storagebench.checks.mlperf_au import edition_figures, epoch_figures
 from storagebench.checks.mlperf_rules import Ground
 from storagebench.checks.mlperf_runs import span_of
 from storagebench.checks.mlperf_size import least_size
-from storagebench.members import first_host
+from storagebench.members import hosts_of
 from storagebench.ranks import Rank
 
 NOT_THE_ENGINE = "made by storagebench out of its own trace; not a file of the engine of the round"
@@ -32,6 +32,7 @@ def summary_json(case: Case, ground: Ground) -> dict[str, Any]:
     """A run's figures under the keys of the engine's `summary.json`, in the window of the edition. AU in percent, with measured compute as it prints."""
     epochs = epoch_figures(case, ground.edition.engine)
     whole = edition_figures(case, ground.edition.engine)
+    memories = [host["memory_bytes"] for host in hosts_of(case.run)]
     span, closed = span_of(case), ground.edition.workloads[case.run["config"]["name"]]
     metric: dict[str, Any] = {}
     if whole is not None:
@@ -53,7 +54,7 @@ def summary_json(case: Case, ground: Ground) -> dict[str, Any]:
         "end": _wall(span.end_ns),
         "num_accelerators": case.summary["world_size"],
         "num_hosts": case.summary["num_hosts"],
-        "host_memory_bytes": first_host(case.run)["memory_bytes"],
+        "host_memory_bytes": memories[0] if len(memories) == 1 else memories,
         "epochs": len(epochs),
         "metric": metric,
         "valid": case.summary.get("valid"),
@@ -62,7 +63,7 @@ def summary_json(case: Case, ground: Ground) -> dict[str, Any]:
 
 def per_epoch_stats(case: Case, rank: Rank, engine: Literal["E2", "E3"]) -> dict[str, Any]:
     """A rank's epochs, from 1 as the engine counts them: start, end and duration of the loop, which is one block."""
-    to_wall_ns = case.run["created"]["wall_ns"] - case.run["created"]["monotonic_ns"]
+    to_wall_ns = rank.header["wall_ns"] - rank.header["monotonic_ns"]  # of its own host, whose clock its stamps are of
     ends = {record["epoch"]: record["end_ns"] for record in rank.of_kind("epoch_end")}
     rows = {}
     for each in rank.epochs:
@@ -95,7 +96,7 @@ def datasize_json(case: Case, ground: Ground) -> dict[str, Any]:
     closed = ground.edition.workloads[config["name"]]
     values = closed.accelerators[config["run"]["accelerator"]]
     per_file = None if ground.division == "closed" else max(1, round(dataset["num_samples"] / dataset["num_shards"]))
-    memory_bytes = case.summary["num_hosts"] * first_host(case.run)["memory_bytes"]
+    memory_bytes = sum(host["memory_bytes"] for host in hosts_of(case.run))
     return {
         "made_by": NOT_THE_ENGINE,
         "model": config["name"],
@@ -124,7 +125,7 @@ def system_text(system: str, org: str, ground: Ground, cases: Sequence[Case], su
             "required_rack_units": TODO,
         },
         "Nodes": {
-            "clients": [_client(case.run) for case in _one_of_each_host(cases)],
+            "clients": [_client(host, case.run["store"]) for host, case in _each_host(cases)],
             "storage": [{"model": TODO, "count": TODO, "media": TODO, "network": TODO, "software": TODO}],
         },
         "Networks": [{"type": TODO, "speed": TODO, "protocol": TODO}],
@@ -135,12 +136,12 @@ def system_text(system: str, org: str, ground: Ground, cases: Sequence[Case], su
     return f"# {NOT_THE_ENGINE}\n" + yaml.safe_dump(description, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _one_of_each_host(cases: Sequence[Case]) -> list[Case]:
-    return list({first_host(case.run).get("host"): case for case in cases}.values())
+def _each_host(cases: Sequence[Case]) -> list[tuple[Mapping[str, Any], Case]]:
+    """Every host that took part in one of the runs, as the last of them found it."""
+    return list({host.get("host"): (host, case) for case in cases for host in hosts_of(case.run)}.values())
 
 
-def _client(run: Mapping[str, Any]) -> dict[str, Any]:
-    host, store = first_host(run), run["store"]
+def _client(host: Mapping[str, Any], store: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "hostname": host.get("host"),
         "cpu": host.get("cpu", TODO),

@@ -14,7 +14,7 @@ _QUANTILES: Final = {"fetch_quantiles_s": "fetch", "step_quantiles_s": "step", "
 _LISTING: Final = {"listed": "listed_objects", "listing_s": "listing_s", "opened": "opened_objects", "open_s": "open_s"}
 _RANGE: Final = ("ceiling_lowest_bytes_per_s", "ceiling_highest_bytes_per_s")
 # Tables within a summary; they are in the JSON.
-_NESTED: Final = frozenset({"effective", "bad_samples", "per_epoch", "per_rank", "per_host", "devices", "findings", "verdict"})
+_NESTED: Final = frozenset({"effective", "bad_samples", "per_epoch", "per_rank", "devices", "findings", "verdict"})
 # A spreadsheet takes a cell that starts so for a formula (OWASP, "CSV Injection").
 _FORMULA_STARTS: Final = ("=", "+", "-", "@")
 
@@ -47,6 +47,8 @@ def _flat(summary: Summary) -> dict[str, Any]:
             row.update({f"limits_{key}": each for key, each in value.items()})
         elif name == "ceiling_range_bytes_per_s":
             row.update(zip(_RANGE, value or (None, None), strict=True))
+        elif name == "per_host":
+            row.update(_of_hosts(value))
         elif name == "epochs_from_local_cache":
             row["num_epochs_from_local_cache"] = None if value is None else len(value)
         elif name not in _NESTED:
@@ -54,6 +56,17 @@ def _flat(summary: Summary) -> dict[str, Any]:
     for severity in ("error", "warning"):
         row[f"{severity}s"] = " ".join(_codes(summary["findings"], severity))
     return row
+
+
+def _of_hosts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The names of the hosts, the utilisation of the slowest one, and the largest offset of a wall clock to the first one's, either way."""
+    utilisations = [row["au_nominal"] for row in rows if row["au_nominal"] is not None]
+    offsets = [row["wall_offset_s"] for row in rows if row["wall_offset_s"] is not None]
+    return {
+        "hosts": " ".join(str(row["host"]) for row in rows),
+        "least_host_au_nominal": min(utilisations, default=None),
+        "largest_wall_offset_s": max(offsets, key=abs, default=None),
+    }
 
 
 def _codes(findings: Sequence[Mapping[str, str]], severity: str) -> list[str]:

@@ -73,6 +73,19 @@ def seconds(value: float | None) -> str:
     return UNKNOWN if value is None else format_seconds(value)
 
 
+def offset(value: float | None, uncertainty: float | None) -> str:
+    """How far a clock is ahead (below 0: behind), and how well that is known.
+
+    >>> offset(-0.0125, 0.0004), offset(0.0, 0.0), offset(None, None)
+    ('-12.5 ms +- 400 us', '0', '-')
+    """
+    if value is None or uncertainty is None:
+        return UNKNOWN
+    if not value and not uncertainty:
+        return "0"
+    return f"{'-' if value < 0 else ''}{format_seconds(abs(value))} +- {format_seconds(uncertainty)}"
+
+
 def size(value: float | None) -> str:
     return UNKNOWN if value is None else format_bytes(value)
 

@@ -5,34 +5,32 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from rank import NS, RankFigures, Row, kind
+from hosts import cores, groups, probed
+from rank import NS, RankFigures, Row, all_or_none, kind
 
 
 def limits(run: Row, figures: list[RankFigures], ends: list[Row], hosts: list[list[Row]], totals: Row) -> Row:
     work = [row for each in figures for row in each.work]
-    alone = len({each.header.get("host") for each in figures}) == 1
     compute_s, batch = run["plan"]["compute_time_s"], run["config"]["train"]["batch_size"]
     busy_s = sum(seconds for row in work for seconds in row["spans_s"].values())
     opened = [row["effective"] for each in figures for row in kind(each.rows, "opened")]
     workers = (opened[0] if opened else {}).get("workers")
-    rate = None
-    for row in (row for rows in hosts for row in kind(rows, "headroom")):
-        rate = row["bytes_per_s"] if row["bytes_per_s"] is not None else rate
-    probed = sorted(row["bytes_per_s"] for row in {row["when"]: row for rows in hosts for row in kind(rows, "ceiling")}.values())
-    if probed and len(hosts) == 1:
-        rate = probed[0] if probed[-1] > probed[0] * 1.05 else sum(probed) / len(probed)
+    rates = sorted(rate for rate in (probed(run, hosts, "ceiling", when) for when in ("before", "after")) if rate is not None)
+    rate = probed(run, hosts, "headroom", None)
+    if rates:
+        rate = rates[0] if rates[-1] > rates[0] * 1.05 else sum(rates) / len(rates)
     a_sample = run["dataset"]["stored_bytes"] / run["dataset"]["num_samples"]
     if totals["storage_bytes"] and totals["samples"]:
         a_sample = totals["delivered_bytes"] * stored_for_a_byte(run, totals) / totals["samples"]
     return {
         "accelerator_samples_per_s": len(figures) * batch / compute_s if figures and compute_s > 0 else None,
-        **_cpu(run, ends, work, alone),
+        **_cpu(run, figures, ends, work),
         "workers_samples_per_s": sum(row["samples"] for row in work) * len(figures) * (workers or 1) / busy_s
         if busy_s and workers is not None
         else None,
         "fetch_share": sum(row["spans_s"].get("fetch", 0) for row in work) / busy_s if busy_s else None,
         "worker_delay_share": sum(row["run_delay_s"] for row in work) / busy_s if busy_s else None,
-        "storage_samples_per_s": rate / a_sample if rate is not None and alone else None,
+        "storage_samples_per_s": rate / a_sample if rate is not None else None,
         "epoch_start_share": _first_batches(figures),
         "slowest_steps_share": _slowest(figures),
         "run_delay_share": _rank_delay(figures, ends),
@@ -47,19 +45,20 @@ def stored_for_a_byte(run: Row, totals: Row) -> float:
     return parts[0] / parts[1]
 
 
-def _cpu(run: Row, ends: list[Row], work: list[Row], alone: bool) -> Row:
+def _cpu(run: Row, figures: list[RankFigures], ends: list[Row], work: list[Row]) -> Row:
     names = ("cpu_samples_per_s", "cores", "cores_used", "cores_of_others", "prep_cpu_share")
-    if not alone:
+    there = groups(figures)
+    have = [host.get("usable_cores") for host in run["hosts"] if host["host"] in there]
+    if not have or None in have:
         return dict.fromkeys(names)
     used_s = sum(row["rank_cpu_s"] for row in ends) + sum(row["worker_cpu_s"] for row in ends)
-    known = [row for row in ends if row.get("host_busy_s") is not None and row.get("host_command_s") is not None]
-    wall_s, busy_s, own_s = (sum(row[f"host_{name}_s"] for row in known) for name in ("span", "busy", "command"))
-    cores, samples = float(run["hosts"][0]["usable_cores"]), sum(row["samples"] for row in ends)
+    in_use = [cores([row for each in mine for row in kind(each.rows, "epoch_end")]) for mine in there.values()]
+    samples = sum(row["samples"] for row in ends)
     values = (
-        samples / (used_s / cores) if used_s and samples else None,
-        cores,
-        own_s / wall_s if wall_s else None,
-        max(busy_s - own_s, 0.0) / wall_s if wall_s else None,
+        samples / (used_s / sum(have)) if used_s and samples else None,
+        float(sum(have)),
+        all_or_none([own for own, _ in in_use]),
+        all_or_none([others for _, others in in_use]),
         min(sum(row["prep_cpu_s"] for row in work) / used_s, 1.0) if used_s else None,
     )
     return dict(zip(names, values, strict=True))

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hosts import caused_s, groups, host_row, labels, memory, probed, spans
 from limits import limits, stored_for_a_byte
 from rank import NS, RankFigures, Row, all_or_none, average, kind, load
-from tables import epoch_row, host_row, rank_row
+from tables import epoch_row, rank_row
 
 JUDGED = frozenset({"valid", "exit_code", "findings", "bottleneck", "verdict"})  # what the checks say, which are no figures
 
@@ -28,31 +29,31 @@ def recompute(run: Row, ranks: list[list[Row]], hosts: list[list[Row]], writers:
                 each.free[epoch] = mean
     ends = [row for rows in ranks for row in kind(rows, "epoch_end")]
     per_epoch = [epoch_row(run, ranks, ends, epoch) for epoch in sorted({row["epoch"] for row in ends})]
-    probed = [row for rows in hosts for row in kind(rows, "ceiling")]
+    caused = caused_s(figures)
     rates, totals = _utilisation(figures), _totals(figures, ends)
     return {
         **_asked(run, figures, hosts),
         **rates,
         **totals,
-        **_ceiling(run, probed, len(hosts), rates["delivered_bytes_per_s"], totals),
+        **_ceiling(run, hosts, rates["delivered_bytes_per_s"], totals),
         **_cache(run, per_epoch),
         "local_cache_bytes": ([None] + [row["local_cache_bytes"] for row in per_epoch])[-1],
         "epochs_from_local_cache": [row["epoch"] for row in per_epoch if row["from_local_cache"] is True],
-        **_times(run, figures, ends, probed),
-        **_host_figures(run["config"]["run"].get("accelerator", ""), figures, ends, hosts),
-        **_written(run, figures, [kind(rows, "shard") for rows in writers]),
+        **_times(run, figures, hosts),
+        **_host_figures(run, figures, ends, hosts),
+        **_written(run, figures, writers),
         **_proof(ranks, figures),
         "per_epoch": per_epoch,
-        "per_rank": [rank_row(each) for each in figures],
-        "per_host": [host_row(name, figures, hosts) for name in sorted({str(each.header.get("host")) for each in figures})],
+        "per_rank": [rank_row(*each) for each in zip(figures, caused, strict=True)],
+        "per_host": [host_row(run, name, figures, hosts, caused) for name in labels(run)],
         "limits": limits(run, figures, ends, hosts, totals),
     }
 
 
-def _ceiling(run: Row, probed: list[Row], num_hosts: int, rate: float | None, totals: Row) -> Row:
+def _ceiling(run: Row, hosts: list[list[Row]], rate: float | None, totals: Row) -> Row:
     """What the storage gave raw, before and after; over 5 % apart the lower one counts. The run's rate of storage bytes is a fraction of it."""
-    rates = sorted(float(row["bytes_per_s"]) for row in {row["when"]: row for row in probed}.values())
-    if not rates or num_hosts != 1:
+    rates = sorted(rate for rate in (probed(run, hosts, "ceiling", when) for when in ("before", "after")) if rate is not None)
+    if not rates:
         return {"ceiling_bytes_per_s": None, "ceiling_range_bytes_per_s": None, "fraction_of_ceiling": None}
     ceiling = rates[0] if rates[-1] / rates[0] > 1.05 else math.fsum(rates) / len(rates)
     unknown = rate is None or totals["storage_bytes"] is None or not totals["delivered_bytes"]
@@ -91,7 +92,7 @@ def _asked(run: Row, figures: list[RankFigures], hosts: list[list[Row]]) -> Row:
         "effective": effective,
         "dataset_digest": run["dataset"]["digest"],
         "world_size": plan["world_size"],
-        "num_hosts": max(1, len({each.header.get("host") for each in figures})),
+        "num_hosts": len(labels(run)),
         "batch_size": config["train"]["batch_size"],
         "epochs": config["train"]["epochs"],
         "listing": run.get("listing"),
@@ -148,18 +149,8 @@ def _cache(run: Row, per_epoch: list[Row]) -> Row:
     }
 
 
-def _times(run: Row, figures: list[RankFigures], ends: list[Row], probed: list[Row]) -> Row:
-    began = [each.starts[0]["start_ns"] for each in figures if 0 in each.starts]
-    ended = [row["sync_end_ns"] for each in figures for row in each.every] + [row["end_ns"] for row in ends]
-    wall_s = (max(ended) - min(began)) / NS if began and ended else None
-    inside_s = 0.0
-    for epoch in sorted({epoch for each in figures for epoch in each.starts}):
-        opens = [each.starts[epoch]["start_ns"] for each in figures if epoch in each.starts]
-        closes = [row["sync_end_ns"] for each in figures for row in each.every if row["epoch"] == epoch]
-        inside_s += (max(closes) - min(opens)) / NS if opens and closes else 0.0
+def _times(run: Row, figures: list[RankFigures], hosts: list[list[Row]]) -> Row:
     firsts = [each.first_batch_s for each in figures if each.first_batch_s is not None]
-    null_s = max((each.null_ns for each in figures), default=0) / NS
-    null_first = any(each.null and began and each.null[0]["asked_ns"] < min(began) for each in figures)
     syncs: dict[tuple[int, int], list[int]] = {}
     for each in figures:
         for row in kind(each.rows, "step"):
@@ -167,12 +158,9 @@ def _times(run: Row, figures: list[RankFigures], ends: list[Row], probed: list[R
     cost_s = sum(min(values) for values in syncs.values()) / NS
     mean = {name: average([each.total[name] / NS for each in figures]) for name in ("compute", "fetch", "sync", "host")}
     fetches, steps = ([value for each in figures for value in getattr(each, name)] for name in ("fetches_s", "steps_s"))
-    probing_s = max(((row["monotonic_ns"] - row["begin_ns"]) / NS for row in probed if row["when"] == "before"), default=0.0)
+    probes = [row for rows in hosts for row in kind(rows, "ceiling") if row["when"] == "before"]
     return {
-        "wall_s": wall_s,
-        "harness_s": None if wall_s is None else max(0.0, wall_s - inside_s),
-        "startup_s": (min(began) - run["command_start_ns"]) / NS - null_first * null_s - probing_s if began else None,
-        "null_s": null_s,
+        **spans(run, figures, max(((row["monotonic_ns"] - row["begin_ns"]) / NS for row in probes), default=0.0)),
         "time_to_first_batch_s": max(firsts, default=None),
         "compute_s": mean["compute"],
         "fetch_s": mean["fetch"],
@@ -192,51 +180,54 @@ def _quantiles(values: list[float]) -> Row | None:
     return {**picked, "max": max(values)}
 
 
-def _host_figures(device: str, figures: list[RankFigures], ends: list[Row], hosts: list[list[Row]]) -> Row:
+def _host_figures(run: Row, figures: list[RankFigures], ends: list[Row], hosts: list[list[Row]]) -> Row:
     delivered = sum(row["record_bytes"] for each in figures for row in each.work)
     cpu_s = math.fsum(row["rank_cpu_s"] + row["worker_cpu_s"] for row in ends) if ends else None
+    copied = [sum(row.get("copy_s", 0.0) for row in kind(each.rows, "step")) for each in figures]
+    names = dict.fromkeys(head["host"] for rows in hosts for head in kind(rows, "header"))
     return {
         "cpu_s": cpu_s,
         "cpu_s_per_gb": None if cpu_s is None or not delivered else cpu_s * 1e9 / delivered,
-        "copy_s": average([sum(row.get("copy_s", 0.0) for row in kind(each.rows, "step")) for each in figures])
-        if device.split(":")[0] == "cuda"
-        else None,
-        "devices": [row for rows in hosts for row in _devices(rows)],
-        "peak_rss_bytes": max((row["rss_bytes"] for rows in hosts for row in kind(rows, "host")), default=None),
+        "copy_s": average(copied) if run["config"]["run"].get("accelerator", "").split(":")[0] == "cuda" else None,
+        "devices": [row for name in names for row in _devices(name, hosts)],
+        "peak_rss_bytes": memory(run, hosts),
     }
 
 
 def _written(run: Row, figures: list[RankFigures], writers: list[list[Row]]) -> Row:
-    """What the writers stored. A shard's bytes are spread evenly over the time it took; those that fall into the window of the longest rank make the rate."""
+    """What the writers stored. A shard's bytes are spread evenly over the time it took; those that fall into the window of the host's longest rank make the
+    host's rate, and the hosts' add up."""
     names = ("written_shards", "written_bytes", "written_samples", "write_bytes_per_s", "write_quantiles_s", "write_cpu_s")
     if not run["config"]["run"].get("writers"):
         return dict.fromkeys(names)
-    shards = [row for rows in writers for row in rows]
-    lengths = [each.total["window"] for each in figures]
-    rate = None
-    if lengths and max(lengths) > 0 and len({each.header.get("host") for each in figures}) == 1:
+    shards = [row for rows in writers for row in kind(rows, "shard")]
+    of_host: dict[str, list[Row]] = {name: [] for name in groups(figures)}
+    for rows in writers:
+        of_host.setdefault(kind(rows, "header")[0]["host"], []).extend(kind(rows, "shard"))
+    rates: list[float | None] = []
+    for name, mine in of_host.items():
+        lengths = [each.total["window"] for each in groups(figures).get(name, [])]
         inside = 0.0
-        for opened, closed in figures[lengths.index(max(lengths))].windows:
-            for row in shards:
+        for opened, closed in groups(figures)[name][lengths.index(max(lengths))].windows if lengths else ():
+            for row in mine:
                 common = min(closed, row["end_ns"]) - max(opened, row["begin_ns"])
                 inside += row["bytes"] * common / (row["end_ns"] - row["begin_ns"]) if common > 0 else 0.0
-        rate = inside * NS / max(lengths)
-    cpu_s = math.fsum(rows[-1]["cpu_s"] for rows in writers if rows)
+        rates.append(inside * NS / max(lengths) if lengths and max(lengths) > 0 else None)
+    cpu_s = math.fsum(kind(rows, "shard")[-1]["cpu_s"] for rows in writers if kind(rows, "shard"))
     times = _quantiles([(row["end_ns"] - row["begin_ns"]) / NS for row in shards])
-    return dict(
-        zip(names, (len(shards), sum(row["bytes"] for row in shards), sum(row["samples"] for row in shards), rate, times, cpu_s), strict=True)
-    )
+    totals = (len(shards), sum(row["bytes"] for row in shards), sum(row["samples"] for row in shards))
+    return dict(zip(names, (*totals, all_or_none(rates), times, cpu_s), strict=True))
 
 
-def _devices(rows: list[Row]) -> list[Row]:
-    seen = [device for row in kind(rows, "host") for device in row.get("devices", [])]
-    host = kind(rows, "header")[0].get("host") if kind(rows, "header") else None
+def _devices(name: str, hosts: list[list[Row]]) -> list[Row]:
+    mine = [rows for rows in hosts if any(head["host"] == name for head in kind(rows, "header"))]
+    seen = [device for rows in mine for row in kind(rows, "host") for device in row.get("devices", [])]
     found = []
     for index in sorted({device["index"] for device in seen}):
-        mine = [device for device in seen if device["index"] == index]
-        means = {name: average([device[name] for device in mine]) for name in ("utilisation", "pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s")}
-        largest = max((device["memory_used_bytes"] for device in mine if device["memory_used_bytes"] is not None), default=None)
-        found.append({"host": host, "index": index, "name": mine[0]["name"], "memory_used_bytes": largest, **means})
+        same = [device for device in seen if device["index"] == index]
+        means = {key: average([device[key] for device in same]) for key in ("utilisation", "pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s")}
+        largest = max((device["memory_used_bytes"] for device in same if device["memory_used_bytes"] is not None), default=None)
+        found.append({"host": name, "index": index, "name": same[0]["name"], "memory_used_bytes": largest, **means})
     return found
 
 

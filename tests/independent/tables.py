@@ -1,35 +1,56 @@
-"""The rows of `per_epoch`, `per_rank` and `per_host`. Part of the independent computation; see `recompute`."""
+"""The rows of `per_epoch` and `per_rank`. Part of the independent computation; see `recompute`."""
 
 from __future__ import annotations
 
-from rank import NS, RankFigures, Row, all_or_none, average, kind
+from hosts import least_cached
+from rank import NS, RankFigures, Row, all_or_none, kind
 
 
 def epoch_row(run: Row, ranks: list[list[Row]], ends: list[Row], epoch: int) -> Row:
     mine = [row for row in ends if row["epoch"] == epoch]
-    cache: Row = {}
+    of_hosts: dict[str, list[Row]] = {}
+    caches: dict[str, Row] = {}
     for rows in ranks:
+        name = str(kind(rows, "header")[0].get("host"))
         for row in kind(rows, "cache"):
-            cache = row if row["epoch"] == epoch else cache
+            if row["epoch"] == epoch:
+                caches[name] = row
+        for row in kind(rows, "epoch_end"):
+            if row["epoch"] == epoch:
+                of_hosts.setdefault(name, []).append(row)
+    cache = [caches.get(name, {}) for name in of_hosts]
     stored = all_or_none([row["storage_bytes"] for row in mine])
-    served = [row["server_device_bytes"] for row in mine if row["server_device_bytes"] is not None]
-    device = max(served) if served else all_or_none([row["device_read_bytes"] for row in mine]) if run["store"]["kind"] == "posix" else None
-    amplified = device / stored if stored and device is not None else None
+    device, amplified = _from_the_device(run, list(of_hosts.values()), stored)
+    known = bool(amplified) and None not in amplified
     return {
         "epoch": epoch,
         "samples": sum(row["samples"] for row in mine),
-        "duration_s": (max(row["end_ns"] for row in mine) - min(row["start_ns"] for row in mine)) / NS,
+        "duration_s": max(max(row["end_ns"] for row in rows) - min(row["start_ns"] for row in rows) for rows in of_hosts.values()) / NS,
         "storage_bytes": stored,
         "device_read_bytes": device,
-        "read_amplification": amplified,
-        "cached_fraction_served": None if amplified is None or amplified > 1.2 else max(0.0, 1 - amplified),
-        "cached_fraction_before": cache.get("cached_fraction_before"),
-        "cache_method": cache.get("method"),
-        "metadata_cache": cache.get("metadata_cache"),
-        "server_cache": cache.get("server_cache"),
+        "read_amplification": max(amplified) if known else None,
+        "cached_fraction_served": least_cached(run, [None if ratio is None or ratio > 1.2 else max(0.0, 1 - ratio) for ratio in amplified]),
+        "cached_fraction_before": least_cached(run, [row.get("cached_fraction_before") for row in cache]),
+        "cache_method": ", ".join(dict.fromkeys(row["method"] for row in cache if row.get("method"))) or None,
+        "metadata_cache": ", ".join(dict.fromkeys(row["metadata_cache"] for row in cache if row.get("metadata_cache"))) or None,
+        "server_cache": "unknown"
+        if any(row.get("server_cache") == "unknown" for row in cache)
+        else next((row["server_cache"] for row in cache if row.get("server_cache")), None),
         "local_cache_bytes": all_or_none([row.get("local_cache_bytes") for row in mine]),
         "from_local_cache": _was_held([row["local_cache_bytes_before"] for row in mine if row.get("local_cache_bytes_before") is not None]),
     }
+
+
+def _from_the_device(run: Row, hosts: list[list[Row]], stored: int | None) -> tuple[int | None, list[float | None]]:
+    """Bytes of all devices, and over what the storage returned: host by host, or in all where it is our own server's device."""
+    served = [[row["server_device_bytes"] for row in rows if row["server_device_bytes"] is not None] for rows in hosts]
+    if any(served):
+        device = sum(max(values) for values in served if values)
+        return device, [device / stored if stored else None]
+    if run["store"]["kind"] != "posix":
+        return None, []
+    pairs = [(all_or_none([row["device_read_bytes"] for row in rows]), all_or_none([row["storage_bytes"] for row in rows])) for rows in hosts]
+    return all_or_none([read for read, _ in pairs]), [read / given if given and read is not None else None for read, given in pairs]
 
 
 def _was_held(before: list[int]) -> bool | None:
@@ -37,7 +58,7 @@ def _was_held(before: list[int]) -> bool | None:
     return max(before) > 0 if before else None
 
 
-def rank_row(each: RankFigures) -> Row:
+def rank_row(each: RankFigures, caused: float) -> Row:
     spans: dict[str, float] = {}
     for row in each.work:
         for name, seconds in row["spans_s"].items():
@@ -56,30 +77,8 @@ def rank_row(each: RankFigures) -> Row:
             f"{name}_s": each.total[part] / NS
             for name, part in {"fetch": "fetch", "compute": "compute", "sync": "sync", "host_delay": "host"}.items()
         },
+        "sync_wait_caused_s": caused,
         "credit_steps": sum(each.free.values()),
         "spans_s": dict(sorted(spans.items())),
         "finished": bool(kind(each.rows, "footer")),
-    }
-
-
-def host_row(name: str, figures: list[RankFigures], hosts: list[list[Row]]) -> Row:
-    mine = [each for each in figures if str(each.header.get("host")) == name]
-    ends = [row for each in mine for row in kind(each.rows, "epoch_end")]
-    files = {row["member"]: rows for rows in hosts for row in kind(rows, "header") if str(row["host"]) == name}
-    samples = kind(files[min(files)], "host") if files else []  # members of one host count the same
-
-    def grown(*counters: str) -> float | None:
-        if len(samples) < 2 or any(samples[0][counter] is None for counter in counters):
-            return None
-        return float(sum(samples[-1][counter] - samples[0][counter] for counter in counters))
-
-    return {
-        "host": name,
-        "ranks": len(mine),
-        "au_nominal": average([each.au_nominal for each in mine]),
-        "device_read_bytes": all_or_none([row["device_read_bytes"] for row in ends]),
-        "storage_bytes": all_or_none([row["storage_bytes"] for row in ends]),
-        "block_device_read_bytes": grown("device_read_bytes"),
-        "cpu_busy_s": grown("cpu_user_s", "cpu_system_s"),
-        "cpu_steal_s": grown("cpu_steal_s"),
     }

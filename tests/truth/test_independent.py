@@ -181,7 +181,8 @@ class RandomRun:
             self.write_rows(run_dir / "trace" / f"host-{member['member']:05d}.jsonl", self.host_rows(member["host"], member["member"]), False)
         stamps = [row["sync_end_ns"] for rows in traces for row in rows if "sync_end_ns" in row]
         for writer in range(self.writers):
-            self.write_rows(run_dir / "trace" / f"writer-{writer:05d}.jsonl", self.writer_rows(writer, stamps), False)
+            host = self.hosts[writer % self.world]
+            self.write_rows(run_dir / "trace" / f"writer-{writer:05d}.jsonl", self.writer_rows(writer, host, stamps), False)
         write_summary(run_dir)
         return run_dir
 
@@ -204,17 +205,17 @@ class RandomRun:
             "plan": {"compute_time_s": self.compute / 1e9, "world_size": self.world, "prefetch_batches": self.prefetch},
             "dataset": {"format": "npz", "digest": "d", "record_bytes": 1000, "stored_bytes": 1100, "num_samples": 7, "origin": None},
             "store": {"kind": self.store, "root": "/data"}, "members": self.members,
-            "hosts": [{"host": host, "memory_bytes": 1, "usable_cores": rng.choice([1, 2, 64])} for host in dict.fromkeys(self.hosts)],
+            "hosts": [{"host": host, "memory_bytes": 1, "usable_cores": rng.choice([1, 2, 64, None]), "versions": {"kernel": "6"}} for host in dict.fromkeys(self.hosts)],
             "listing": rng.choice([None, {"listed": 3}]),
         }  # fmt: skip
 
     @staticmethod
-    def writer_rows(writer: int, stamps: list[int]) -> list[dict[str, Any]]:
+    def writer_rows(writer: int, host: str, stamps: list[int]) -> list[dict[str, Any]]:
         """Shards before, within and after these stamps, one after another."""
         rng = random.Random(writer)
         first, length = min(stamps), max(stamps) - min(stamps) + 100
         cuts = sorted(rng.randint(first - length // 4, first + length + length // 4) for _ in range(rng.choice([0, 2, 80])))
-        rows: list[dict[str, Any]] = [{"kind": "header", "writer": writer}]
+        rows: list[dict[str, Any]] = [{"kind": "header", "writer": writer, "host": host}]
         for number, (begin, end) in enumerate(zip(cuts[::2], cuts[1::2], strict=True)):
             shard = {"key": f"k-{number}", "bytes": rng.randint(1, 10**6), "samples": 3, "begin_ns": begin, "end_ns": end + 1, "cpu_s": number * 0.01}
             rows += [{"kind": "writing", "keys": [f"k-{number}"], "begin_ns": begin}, {"kind": "shard", **shard}]
@@ -240,8 +241,8 @@ class RandomRun:
             schedule, starts, first_row = list(now), list(now), [len(rows) for rows in traces]
             for rank, rows in enumerate(traces):
                 cache = {"cached_fraction_before": rng.choice([None, 0.0, rng.random()]), "method": "cachestat"}
-                if rank == 0 and rng.random() < 0.8:
-                    rows.append({"kind": "cache", "epoch": epoch, **cache, "server_cache": rng.choice([None, "unknown"])})
+                if rank == self.hosts.index(self.hosts[rank]) and rng.random() < 0.8:
+                    rows.append({"kind": "cache", "epoch": epoch, **cache, "server_cache": rng.choice([None, "unknown", "dropped"])})
                 rows.append({"kind": "epoch_start", "epoch": epoch, "start_ns": starts[rank], "steps": count, "samples": 4 * count})
             for index in range(count):
                 stopped = stopped or number == self.stop
@@ -357,6 +358,8 @@ class RandomRun:
             rows += [{"kind": "ceiling", "when": when, "bytes_per_s": 1e6 * (1 + rng.random() / 9), **stamp} for when in ("before", "after")]
         elif rng.random() < 0.5:
             rows.append({"kind": "headroom", "bytes_per_s": rng.choice([None, 1e6 * rng.random()]), **stamp})
+        for _ in range(rng.choice([0, 0, 1, 3]) if member else 0):
+            rows.append({"kind": "clock", "wall_offset_s": rng.uniform(-9, 9), "uncertainty_s": rng.random()})
         if rng.random() < 0.9:
             rows.append({"kind": "end", "exit_code": 0, "failed_rank": None, "failure": "killed" if rng.random() < 0.1 else None})
         return rows

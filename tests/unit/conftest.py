@@ -56,6 +56,9 @@ class Scenario:
     served: float = 0.0
     complete: bool = True
     host: str = "node-1"
+    hosts: tuple[str, ...] = ()  # of each rank, where there are several; neighbours on one host are a member
+    slow_rank: int | None = None  # waits `slow_ms` more in every step
+    slow_ms: float = 0.0
     notes: tuple[str, ...] = ()
 
 
@@ -63,9 +66,11 @@ def make_run(s: Scenario) -> LoadedRun:
     """The run of a scenario, judged."""
     run = _run_dict(s)
     rng = random.Random(s.run_id)
-    waits = [[_wait_ns(s, rng) for _ in range(s.world_size)] for _ in range(s.steps * s.epochs)]
+    waits = [
+        [_wait_ns(s, rng) + (round(s.slow_ms * MS) if rank == s.slow_rank else 0) for rank in range(s.world_size)] for _ in range(s.steps * s.epochs)
+    ]
     ranks = Ranks(run, [_rank_trace(s, rank, waits) for rank in range(s.world_size)])
-    hosts = [_host_trace(s)]
+    hosts = [_host_trace(s, member) for member in run["members"]]
     return LoadedRun(Path("/results") / s.run_id, run, judge_records(run, ranks, hosts), ranks, tuple(hosts))
 
 
@@ -107,22 +112,42 @@ def _run_dict(s: Scenario) -> dict[str, Any]:
         "listing": {"listed": 64, "listing_s": 0.0123, "opened": 64, "open_s": 0.045},
         "plan": {"world_size": s.world_size, "compute_time_s": s.compute_ms / 1e3, "prefetch_batches": 2, "planned_steps": s.steps * s.epochs},
         "launcher": "",
-        "members": alone(s.host, 4000, s.world_size, s.world_size),
+        "members": _members(s),
         "hosts": [
             {
-                "host": s.host,
+                "host": host,
                 "memory_bytes": 64 * 2**30,
                 "cores": 2,
                 "usable_cores": 2,
                 "data_filesystem": {"mount": "/data", "type": "ext4", "device": "/dev/vdb"},
                 "versions": {"python": "3.11.9", "storagebench": "0.1.0"},
             }
+            for host in dict.fromkeys(s.hosts or (s.host,))
         ],
     }
 
 
+def _members(s: Scenario) -> list[dict[str, Any]]:
+    if not s.hosts:
+        return alone(s.host, 4000, s.world_size, s.world_size)
+    rows: list[dict[str, Any]] = []
+    for rank, host in enumerate(s.hosts):
+        if rows and rows[-1]["host"] == host:
+            rows[-1].update(ranks=rows[-1]["ranks"] + 1, processes=rows[-1]["ranks"] + 1)
+        else:
+            rows.append({"member": len(rows), "host": host, "pid": 4000 + rank, "first_rank": rank, "ranks": 1, "processes": 1})
+    return rows
+
+
 def _rank_trace(s: Scenario, rank: int, waits: list[list[int]]) -> Trace:
-    header = {"kind": "header", "rank": rank, "host": s.host, "boot_id": "b", "monotonic_ns": START_NS, "wall_ns": WALL_NS}
+    header = {
+        "kind": "header",
+        "rank": rank,
+        "host": s.hosts[rank] if s.hosts else s.host,
+        "boot_id": "b",
+        "monotonic_ns": START_NS,
+        "wall_ns": WALL_NS,
+    }
     effective = {"decode": s.decode, "workers": 4, "notes": list(s.notes)}
     others: list[dict[str, Any]] = [
         {"kind": "opened", "open_begin_ns": START_NS - 300 * MS, "open_end_ns": START_NS - 290 * MS, "effective": effective}
@@ -211,11 +236,11 @@ def _epoch_end(s: Scenario, epoch: int, begin_ns: int, end_ns: int) -> dict[str,
     }
 
 
-def _host_trace(s: Scenario) -> Trace:
+def _host_trace(s: Scenario, member: dict[str, Any]) -> Trace:
     base = {"device_read_bytes": 0, "cpu_user_s": 0.0, "cpu_system_s": 0.0, "cpu_steal_s": 0.0, "rss_bytes": 700 * 10**6}
     samples = [{"kind": "host", "monotonic_ns": START_NS + index * 10**9, **base} for index in range(3)]
     end = [{"kind": "end", "exit_code": 0, "failed_rank": None, "failure": None}] if s.complete else []
-    return Trace({"kind": "header", "host": s.host, "member": 0}, Steps.of(()), (*samples, *end), False)
+    return Trace({"kind": "header", "host": member["host"], "member": member["member"]}, Steps.of(()), (*samples, *end), False)
 
 
 def write_run(results: Path, loaded: LoadedRun) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from storagebench.ceiling import ceiling_figures, probe_before_s
+from storagebench.ceiling import ceiling_figures, headroom_bytes_per_s, probe_before_s
 from storagebench.checks.case import Case
 from storagebench.checks.ceiling_rules import ceiling_unstable, faster_than_ceiling
 from storagebench.errors import UsageError
@@ -16,18 +16,18 @@ from storagebench.protocols import StoreSpec
 from storagebench.traces import Steps, Trace
 
 SECOND_NS = 10**9
-WHOLE = {"config": {"run": {"max_steps": None, "duration_s": None}}}
+WHOLE = {"config": {"run": {"max_steps": None, "duration_s": None}}, "members": [{"member": 0, "host": "node-1"}]}
 
 POSIX = StoreSpec("posix", "/data")
 
 
-def host(*rates: float) -> Trace:
+def host(*rates: float, label: str = "node-1", member: int = 0) -> Trace:
     """A host's trace with the ceilings (bytes per second) before and after the run."""
     records = [
         {"kind": "ceiling", "when": when, "begin_ns": 0, "monotonic_ns": 3 * SECOND_NS, "bytes_per_s": rate}
         for when, rate in zip(("before", "after"), rates, strict=False)
     ]
-    return Trace({"kind": "header", "host": "node-1"}, Steps.of(()), tuple(records), False)
+    return Trace({"kind": "header", "host": label, "member": member}, Steps.of(()), tuple(records), False)
 
 
 def figures(*rates: float, delivered: float | None = 80.0, storage: int | None = 200) -> tuple[Any, Any, Any]:
@@ -42,8 +42,28 @@ def test_figures() -> None:
     assert figures(200.0, 211.0) == (200.0, [200.0, 211.0], pytest.approx(0.8))
     assert figures(200.0) == (200.0, None, pytest.approx(0.8))  # the run was ended before the second
     assert figures(200.0, 200.0, delivered=None) == figures(200.0, 200.0, storage=None) == (200.0, [200.0, 200.0], None)
-    assert ceiling_figures(WHOLE, [host(1.0), host(1.0)], 1.0, {"storage_bytes": 1, "delivered_bytes": 1})["ceiling_bytes_per_s"] is None
     assert (probe_before_s([host(1.0, 1.0)]), probe_before_s([host()])) == (3.0, 0.0)
+
+
+def test_hosts_that_are_probed_together_add_up() -> None:
+    """A second member of a host writes none; a host without a figure makes the sum unknown, before and after each for itself."""
+    members = [{"member": number, "host": label} for number, label in enumerate(("a", "b", "a"))]
+    run, totals = {**WHOLE, "members": members}, {"storage_bytes": 200, "delivered_bytes": 100}
+    last = host(label="a", member=2)
+
+    def found(*hosts: Trace) -> list[Any]:
+        return list(ceiling_figures(run, hosts, 80.0, totals).values())
+
+    a, b = host(100.0, 110.0, label="a"), host(300.0, 294.0, label="b", member=1)
+    assert found(last, b, a) == [402.0, [400.0, 404.0], pytest.approx(160 / 402)]
+    assert found(a, host(300.0, label="b", member=1), last) == [400.0, None, pytest.approx(0.4)]
+    assert found(a, last) == found(a, host(label="b", member=1), last) == [None, None, None]
+
+    def asked(*rates: float | None, label: str, member: int) -> Trace:
+        return host(label=label, member=member)._replace(others=tuple({"kind": "headroom", "bytes_per_s": rate} for rate in rates))
+
+    assert headroom_bytes_per_s(run, [asked(5.0, label="a", member=0), asked(7.0, label="b", member=1)]) == 12.0
+    assert headroom_bytes_per_s(run, [asked(5.0, label="a", member=0), asked(None, label="b", member=1)]) is None
 
 
 @pytest.mark.parametrize(

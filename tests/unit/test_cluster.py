@@ -155,10 +155,11 @@ def test_silence_is_death_and_a_long_collective_is_not(three: list[Any], monkeyp
 def test_without_member_0_a_member_ends_by_itself(three: list[Any]) -> None:
     ended = threading.Event()
     three[2].on_end(ended.set)
+    three[0].closed = True  # it tells nobody anything more
     for wire in three[0]._wires.values():
         wire.close()
     assert ended.wait(MOST_S)
-    assert three[2].cause.why.startswith("lost the command of rank 0 on host a: its connection ")
+    assert three[2].cause.why.startswith("lost member 0 on host a: its connection ")
     assert three[2].settle("mine") == [None, None, "mine"]
     with pytest.raises(CrewEndedError):
         three[2].exchange("?")

@@ -164,8 +164,47 @@ def both_ranks(extra_ns: Callable[[int], int], part: str) -> Callable[[Draft], N
 
 
 def one_rank_is_slow(draft: Draft) -> None:
+    config(draft, "run", sync="none")
     draft.longer(0, lambda step: 6 * MS, "fetch")
-    draft.longer(1, lambda step: 6 * MS, "sync")
+
+
+def others_wait_for(extra_ns: int, *slow: int, part: str = "fetch", num_ranks: int = 2) -> Callable[[Draft], None]:
+    """The slow ranks by turns take so much longer in each step, and the others wait for that one."""
+
+    def spoil(draft: Draft) -> None:
+        for rank in range(num_ranks):
+            for turn, late in enumerate(slow):
+                here = part if rank == late else "sync"
+                draft.longer(rank, lambda step, turn=turn: extra_ns if step % len(slow) == turn else 0, here)  # type: ignore[misc]
+
+    return spoil
+
+
+def other_host(**fields: Any) -> Callable[[Draft], None]:
+    return lambda draft: draft.run["hosts"][1].update(fields)
+
+
+def told_the_time(draft: Draft, offset_s: float) -> None:
+    record = {"kind": "clock", "wall_offset_s": offset_s, "uncertainty_s": 0.5}
+    draft.hosts[1] = draft.hosts[1]._replace(others=(record, *draft.hosts[1].others))
+
+
+def lost_host(draft: Draft, *records: dict[str, Any]) -> None:
+    """The second host and its ranks went away without a word, and the first one ended the run."""
+    for rank in (2, 3):
+        draft.ranks[rank] = draft.ranks[rank]._replace(others=tuple(each for each in draft.ranks[rank].others if each["kind"] != "footer"))
+    end = {"kind": "end", "exit_code": 5, "failed_rank": None, "failed_host": "node-2", "failure": "host node-2 was lost"}
+    draft.hosts[0] = draft.hosts[0]._replace(others=(*draft.hosts[0].others[:-1], *records, end))
+    draft.hosts[1] = draft.hosts[1]._replace(others=draft.hosts[1].others[:-1])
+
+
+def lost_member(draft: Draft) -> None:
+    lost_host(draft, {"kind": "lost", "member": 1, "host": "node-2", "ranks": [2, 3], "why": "no heartbeat for 10 s"})
+
+
+def no_trace_of_a_member(draft: Draft) -> None:
+    lost_host(draft)
+    draft.hosts.pop()
 
 
 def edited_config(draft: Draft) -> None:
@@ -236,7 +275,7 @@ def written_by(*endings: tuple[str, ...], rate: int = 0, removed: str | None = "
                 rows += [{"kind": "writing", "keys": [key], "begin_ns": at}]
                 rows += [{"kind": "shard", "key": key, "bytes": 1000, "samples": 1, "begin_ns": at, "end_ns": at + MS, "cpu_s": 0.1}]
             rows += [{"kind": kind, "message": "writer 0: the disk is full", "hint": "free space"} for kind in kinds]
-            draft.writers.append(Trace({"kind": "header"}, Steps.of(()), tuple(rows), False))
+            draft.writers.append(Trace({"kind": "header", "host": draft.run["hosts"][0]["host"]}, Steps.of(()), tuple(rows), False))
         if removed is not None:
             record = {"kind": "written", "keys": 20, "error": removed or None}
             draft.hosts[0] = draft.hosts[0]._replace(others=(*draft.hosts[0].others[:-1], record, draft.hosts[0].others[-1]))
@@ -286,7 +325,21 @@ TRIPS = (
     Trip("FEW_STEPS", "a deep queue", lambda d: d.run["plan"].update(prefetch_batches=100)),
     Trip("NOT_STEADY", "steps grow longer", both_ranks(lambda step: step * 2000, "fetch")),
     Trip("NOT_STEADY", "the end is slower", both_ranks(lambda step: 4 * MS if step >= 3072 else 0, "fetch")),
-    Trip("RANK_SKEW", "rank 0 is slow", one_rank_is_slow),
+    Trip("RANK_SKEW", "rank 0 is slow, and nobody waits", one_rank_is_slow),
+    Trip("STRAGGLER", "a rank comes last", others_wait_for(2 * MS, 0)),
+    Trip("STRAGGLER", "a rank comes last by far", others_wait_for(6 * MS, 1), also=frozenset({"RANK_SKEW"})),
+    Trip("STRAGGLER", "the ranks of a host by turns", others_wait_for(4 * MS, 2, 3, num_ranks=4), base="hosts"),
+    Trip("HOSTS_DIFFER", "a kernel", other_host(versions={"python": "3.11.9", "storagebench": "0.1.0", "kernel": "6.8"}), base="hosts"),
+    Trip(
+        "HOSTS_DIFFER", "a mount", other_host(data_filesystem={"mount": "/data", "type": "ext4", "device": "/dev/vdb", "options": "ro"}), base="hosts"
+    ),
+    Trip("HOSTS_DIFFER", "cores", other_host(usable_cores=4), base="hosts"),
+    Trip("HOSTS_DIFFER", "memory", other_host(memory_bytes=65 * 2**30), base="hosts"),
+    Trip("CLOCK_SKEW", "ahead", lambda d: told_the_time(d, 301.0), base="hosts"),
+    Trip("CLOCK_SKEW", "behind", lambda d: told_the_time(d, -9000.0), base="hosts"),
+    Trip("LOST", "a host, and it was seen", lost_member, base="hosts", also=frozenset({"PARTIAL_RANKS"})),
+    Trip("LOST", "a host without a word", lost_host, base="hosts", also=frozenset({"PARTIAL_RANKS"})),
+    Trip("LOST", "a host without a trace", no_trace_of_a_member, base="hosts", also=frozenset({"PARTIAL_RANKS"})),
     Trip("HOST_LIMITED", "woken late", both_ranks(lambda step: MS, "host")),
     Trip("HOST_LIMITED", "no core for the ranks", lambda d: d.others("epoch_end", rank_run_delay_s=0.5, host_busy_s=20.0)),
     Trip("HOST_LIMITED", "others have half of the cores", lambda d: d.others("epoch_end", host_busy_s=1.6 + 16.0)),
@@ -317,8 +370,13 @@ TRIPS = (
 
 @pytest.fixture(scope="module")
 def bases(report_make: Any) -> dict[str, Draft]:
-    """Two valid runs of two ranks: long enough to publish, and short."""
-    return {"long": _complete(report_make(steps=1600)), "short": _complete(report_make(steps=400))}
+    """Two valid runs of two ranks, long enough to publish, and short; and a long one of two hosts with two ranks each."""
+    hosts = ("node-1", "node-1", "node-2", "node-2")
+    return {
+        "long": _complete(report_make(steps=1600)),
+        "short": _complete(report_make(steps=400)),
+        "hosts": _complete(report_make(steps=1600, world_size=4, hosts=hosts, stall_ms=1.0)),
+    }
 
 
 def _complete(loaded: Any) -> Draft:
@@ -334,9 +392,8 @@ def _complete(loaded: Any) -> Draft:
     for index, now in enumerate(range(begin, end, 10**9)):
         counters = {name: share * index for name, share in names.items()}
         samples.append({"kind": "host", "monotonic_ns": now, "wall_ns": now + wall, "device_read_bytes": 0, "rss_bytes": 10**9, **counters})
-    last = loaded.hosts[0].others[-1]
-    host = loaded.hosts[0]._replace(header={**loaded.hosts[0].header, "boot_id": "b"}, others=(*samples, last))
-    return Draft(run, ranks, [host])
+    hosts = [host._replace(header={**host.header, "boot_id": "b"}, others=(*samples, host.others[-1])) for host in loaded.hosts]
+    return Draft(run, ranks, hosts)
 
 
 def tripped(bases: dict[str, Draft], trip: Trip) -> Case:
@@ -358,8 +415,8 @@ def always_passes(case: Case) -> Iterator[Any]:
     return iter(())
 
 
-def test_the_golden_run_has_no_findings(bases: dict[str, Draft]) -> None:
-    assert find(bases["long"].case()) == []
+def test_the_golden_runs_have_no_findings(bases: dict[str, Draft]) -> None:
+    assert find(bases["long"].case()) == find(bases["hosts"].case()) == []
 
 
 def test_every_code_has_one_row_and_a_run_that_trips_it() -> None:
@@ -415,6 +472,8 @@ def test_errors_come_first(bases: dict[str, Draft]) -> None:
         (lambda d: d.host(wall_ns=lambda index, old: old + (500 * MS if index > 30 else 0)), "CLOCK_STEP"),
         (lambda d: d.host(cpu_steal_s=lambda index, old: old + 0.015 * index), "VM_STEAL"),
         (both_ranks(lambda step: MS // 5, "host"), "HOST_LIMITED"),
+        (others_wait_for(MS // 2, 0), "STRAGGLER"),
+        (others_wait_for(6 * MS, 0, 1), "STRAGGLER"),
         (written_by(("end",), ("end",)), "WRITER_LOST"),
         (written_by(("end",), ("end",), rate=280), "WRITE_RATE"),
         (written_by(("end",), ("end",)), "WRITTEN_LEFT"),
@@ -435,3 +494,68 @@ def test_a_bounded_run_may_end_an_epoch_early(bases: dict[str, Draft]) -> None:
         draft.others("epoch_start", steps=lambda old: old + 1)
 
     assert codes(tripped(bases, Trip("TRACE_GAP", "", bounded))) == set()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda d: told_the_time(d, 300.0), "CLOCK_SKEW"),
+        (other_host(memory_bytes=64 * 2**30 + 600 * 2**20), "HOSTS_DIFFER"),
+        (others_wait_for(4 * MS, 0, 1, 2, 3, num_ranks=4), "STRAGGLER"),
+    ],
+)
+def test_what_is_within_the_bound_on_two_hosts_is_not_found(spoil: Callable[[Draft], None], code: str, bases: dict[str, Draft]) -> None:
+    assert code not in codes(tripped(bases, Trip(code, "", spoil, base="hosts")))
+
+
+def said(bases: dict[str, Draft], code: str, spoil: Callable[[Draft], None], base: str = "hosts") -> list[str]:
+    return [finding.message for finding in find(tripped(bases, Trip(code, "", spoil, base=base))) if finding.code == code]
+
+
+def test_a_straggler_is_named_with_its_host_and_what_it_took_longer_for(bases: dict[str, Draft]) -> None:
+    (rank,) = said(bases, "STRAGGLER", others_wait_for(6 * MS, 2, num_ranks=4))
+    assert "for rank 2 on host node-2, over 62%" in rank and "waiting for data, and the others" in rank
+    (host,) = said(bases, "STRAGGLER", others_wait_for(6 * MS, 2, 3, num_ranks=4))
+    assert "for host node-2, over 75%" in host
+    (alone,) = said(bases, "STRAGGLER", others_wait_for(6 * MS, 1), base="long")
+    assert "for rank 1, over 75%" in alone and "host" not in alone
+
+
+def test_the_stage_of_a_straggler_is_the_one_that_took_longer(bases: dict[str, Draft]) -> None:
+    def late_wake_ups(draft: Draft) -> None:
+        others_wait_for(6 * MS, 2, part="host", num_ranks=4)(draft)
+
+    def slow_fetches(draft: Draft) -> None:
+        others_wait_for(6 * MS, 2, num_ranks=4)(draft)
+        draft.steps(2, lambda step: structs.replace(step, spans_s={"fetch": 0.014, "parse": 0.002}))
+
+    (fetch,) = said(bases, "STRAGGLER", slow_fetches)
+    assert fetch.endswith("in its loader the stage fetch took 875 us a sample, and 250 us with the others")
+    assert not [text for text in said(bases, "STRAGGLER", late_wake_ups) if "fetch" in text]
+
+
+def test_hosts_that_differ_are_named(bases: dict[str, Draft]) -> None:
+    def spoil(draft: Draft) -> None:
+        other_host(memory_bytes=32 * 2**30, usable_cores=8)(draft)
+        draft.run["hosts"][1]["versions"]["torch"] = "2.9"
+        mount = {"mount": "/data", "type": "nfs4", "device": "srv:/x"}
+        for number, host in enumerate(draft.run["hosts"]):
+            host["data_filesystem"] = {**mount, "options": f"rw,clientaddr=10.0.0.{number},nconnect={4 + number}"}
+
+    assert said(bases, "HOSTS_DIFFER", spoil) == [
+        "the hosts differ in version of torch: none on node-1; 2.9 on node-2",
+        "the hosts differ in data mount: nfs4 of srv:/x (nconnect=4,rw) on node-1; nfs4 of srv:/x (nconnect=5,rw) on node-2",
+        "the hosts differ in number of usable cores: 2 on node-1; 8 on node-2",
+        "the hosts differ in memory by 100%, over 1%: 34.4 GB on node-2; 68.7 GB on node-1",
+    ]
+
+
+def test_who_was_lost_is_named_once(bases: dict[str, Draft]) -> None:
+    assert said(bases, "LOST", lost_member) == ["member 1 on host node-2 with ranks 2, 3 was lost: no heartbeat for 10 s"]
+    assert said(bases, "LOST", lost_host) == ["member 1 on host node-2 with ranks 2, 3 ended without a word"]
+    assert said(bases, "LOST", no_trace_of_a_member) == ["member 1 on host node-2 with ranks 2, 3 left no trace"]
+
+
+def test_a_wrong_clock_is_named(bases: dict[str, Draft]) -> None:
+    (text,) = said(bases, "CLOCK_SKEW", lambda d: told_the_time(d, -9000.0))
+    assert text == "the wall clock of host node-2 is 9000 s behind that of host node-1 (to 500 ms), over 300 s"

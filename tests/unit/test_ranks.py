@@ -14,10 +14,11 @@ import pytest
 from msgspec import structs
 
 from storagebench.checks.judge import judge, read_records
-from storagebench.ranks import LeastOfSteps, Ranks
+from storagebench.ranks import Ranks
 from storagebench.records import step_line
 from storagebench.report.load import LoadedRun
 from storagebench.report.timeline import overview, timeline
+from storagebench.syncwaits import LeastOfSteps
 from storagebench.traces import Steps, Trace
 
 Make = Callable[..., LoadedRun]

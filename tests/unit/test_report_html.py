@@ -172,12 +172,12 @@ def test_throughput_has_buckets_of_a_second(report_make: Make) -> None:
     assert flow.bytes_per_s[:-1] == pytest.approx(16 * 65_536 / 0.02002, rel=0.01)
 
 
-def test_hosts_are_put_on_one_clock(report_make: Make) -> None:
-    """Two hosts booted an hour apart: their monotonic stamps differ by that, their wall clocks do not."""
+def test_hosts_are_put_on_one_axis(report_make: Make) -> None:
+    """Two hosts booted an hour apart: their monotonic stamps differ by that. Their wall clocks are not asked, since they may be wrong."""
     loaded = report_make(world_size=2, stalled=0.0)
     apart_ns = 3600 * 10**9
     early, late = loaded.ranks.traces()
-    header = {**late.header, "host": "node-2", "monotonic_ns": late.header["monotonic_ns"] + apart_ns}
+    header = {**late.header, "host": "node-2", "wall_ns": 0}
     steps = Steps.of(structs.replace(step, asked_ns=step.asked_ns + apart_ns, sync_end_ns=step.sync_end_ns + apart_ns) for step in late.steps)
     others = tuple({**record, "start_ns": record["start_ns"] + apart_ns} if "start_ns" in record else record for record in late.others)
     two_hosts = replace(loaded, ranks=Ranks(loaded.run, [early, late._replace(header=header, steps=steps, others=others)]))
@@ -219,3 +219,16 @@ def test_without_plotly_it_says_what_to_install(report_make: Make, monkeypatch: 
 def test_no_runs_are_refused() -> None:
     with pytest.raises(UsageError, match="no run to report"):
         as_html([])
+
+
+def test_each_host_has_its_facts_and_its_row(report_make: Make) -> None:
+    page = as_html([report_make(world_size=2, hosts=("a<b", "c"), steps=20)])
+    assert "Host a&lt;b" in page and "Versions on c" in page and "Hosts (sync" in page and "a<b" not in page.partition("<script")[0]
+
+
+def test_many_hosts_do_not_flood_the_provenance(report_make: Make) -> None:
+    run = report_make(world_size=2, steps=5).run
+    many = {**run, "hosts": [{**run["hosts"][0], "host": f"n{number}"} for number in range(50)]}
+    titles = [section.title for section in provenance(many)]
+    assert titles[-3:] == ["Host n7", "Versions on n7", "More hosts"] and "Host n8" not in titles
+    assert [section.title for section in provenance(run)][-2:] == ["Host", "Versions"]

@@ -67,3 +67,10 @@ def test_csv_disarms_formulas(report_make: Make) -> None:
 def test_nothing_of_nothing() -> None:
     assert as_json([]) == "[]\n"
     assert as_csv([]) == ""
+
+
+def test_csv_says_which_hosts(report_make: Make) -> None:
+    summary = report_make(world_size=2, hosts=("a", "b"), steps=20).summary
+    rows = [{**row, "au_nominal": au, "wall_offset_s": offset} for row, au, offset in zip(summary["per_host"], (0.9, 0.7), (0.0, -7.5), strict=True)]
+    (row,) = _rows(as_csv([{**summary, "per_host": rows}]))
+    assert (row["num_hosts"], row["hosts"], row["least_host_au_nominal"], row["largest_wall_offset_s"]) == ("2", "a b", "0.7", "-7.5")

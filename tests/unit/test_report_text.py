@@ -152,3 +152,36 @@ def test_load_runs_refuses(report_make: Make, report_write: Callable[[Path, Load
 def test_summary_fields_named_here_exist(report_make: Make) -> None:
     summary: Any = report_make().summary
     assert set(wording.STEP_PARTS) <= set(summary)
+
+
+def test_several_hosts_have_a_table(report_make: Make) -> None:
+    """Rank 2 is alone on host c, and all wait for it; host b's clock was measured, c's was not."""
+    summary = report_make(world_size=3, hosts=("a", "b", "c"), steps=100, stalled=0.0, slow_rank=2, slow_ms=4.0).summary
+    rows = [{**row, "wall_offset_s": -0.25, "wall_offset_uncertainty_s": 0.001} if row["host"] == "b" else row for row in summary["per_host"]]
+    text = one_run({**summary, "per_host": rows})
+    table = text.partition("Hosts (")[2].partition("\n\n")[0].splitlines()
+    assert table[1].split() == ["host", "ranks", "AU", "least", "AU", "MB/s", "sync", "others", "waited", "for", "it", "clock", "ahead"]
+    assert [line.split()[0] for line in table[3:]] == ["a", "b", "c"]
+    assert table[4].endswith("0 s  -250 ms +- 1 ms") and table[3].split()[-3:] == ["0", "s", "0"]
+    assert table[5].split()[-3:] == ["531", "ms", "-"]
+    assert "on 3 hosts" in text and "for rank 2 on host c" in " ".join(text.split())
+
+
+def test_one_host_has_no_table_of_hosts(report_make: Make) -> None:
+    text = one_run(report_make(world_size=2).summary)
+    assert "Hosts (" not in text and "slowest host" not in text
+
+
+def test_the_slowest_host_is_named_where_nothing_keeps_them_in_step(report_make: Make) -> None:
+    summary = report_make(world_size=2, hosts=("a", "b"), steps=50).summary
+    rows = [{**row, "au_nominal": 0.5} if row["host"] == "b" else row for row in summary["per_host"]]
+    assert "  of the slowest host       0.500 (b) ~" in one_run({**summary, "per_host": rows})
+
+
+def test_of_very_many_hosts_those_are_shown_that_others_waited_for(report_make: Make) -> None:
+    summary = report_make(world_size=2, hosts=("a", "b"), steps=20).summary
+    row = summary["per_host"][0]
+    rows = [{**row, "host": f"n{number}", "sync_wait_caused_s": float(number)} for number in range(100)]
+    text = one_run({**summary, "num_hosts": 100, "per_host": rows})
+    table = text.partition("Hosts (")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in table[3:6]] == ["n99", "n98", "n97"] and table[-1].strip().startswith("and 68 more")

@@ -129,12 +129,12 @@ def test_long_runs_stay_small() -> None:
     assert whole["layout"]["annotations"][-1]["text"] == "longest wait: 500 ms"
 
 
-def test_hosts_are_put_on_one_clock(report_make: Make) -> None:
-    """Two hosts booted an hour apart: their monotonic stamps differ by that, their wall clocks do not."""
+def test_hosts_are_put_on_one_axis(report_make: Make) -> None:
+    """Two hosts booted an hour apart: their monotonic stamps differ by that. Their wall clocks are not asked, since they may be wrong."""
     loaded = report_make(world_size=2)
     apart_ns = 3600 * 10**9
     early, late = loaded.ranks.traces()
-    header = {**late.header, "host": "node-2", "monotonic_ns": late.header["monotonic_ns"] + apart_ns}
+    header = {**late.header, "host": "node-2", "wall_ns": 0}
     stamps = ("asked_ns", "got_ns", "start_ns", "due_ns", "compute_end_ns", "release_ns", "sync_end_ns")
     steps = Steps.of(structs.replace(step, **{name: getattr(step, name) + apart_ns for name in stamps}) for step in late.steps)
     others = tuple({**record, "start_ns": record["start_ns"] + apart_ns} if "start_ns" in record else record for record in late.others)

@@ -191,3 +191,21 @@ def test_a_failed_write_leaves_nothing(runs: Write, cli_here: Any, tmp_path: Pat
     assert (result.returncode, result.stderr.splitlines()[-2].split(": ", 1)[0]) == (4, "error")
     assert "No space left on device" in result.stderr
     assert os.listdir(tmp_path) == ["results"]
+
+
+def test_a_submission_lists_every_host(runs: Write, cli_here: Any, tmp_path: Path) -> None:
+    """Two hosts of 64 and 128 GiB: both are clients, and the least dataset is of their memory together."""
+    paths = runs("b200", 162.0)
+    for path in paths:
+        file = Path(path) / "run.json"
+        run = json.loads(file.read_text())
+        run["hosts"].append({**run["hosts"][0], "host": "node-2", "memory_bytes": 128 * 2**30})
+        file.write_text(json.dumps(run))
+    folder = tmp_path / "sub"
+    assert cli_here("report", *paths, "--submission", str(folder), "--rules", "mlperf-storage-v3.0-closed").returncode == 0
+    system = yaml.safe_load((folder / "closed/ORG/systems/node-1.yaml").read_text())
+    assert [(each["hostname"], each["memory_bytes"] >> 30) for each in system["Nodes"]["clients"]] == [("node-1", 64), ("node-2", 128)]
+    datasize = json.loads((folder / "closed/ORG/results/node-1/training/unet3d/datasize/storagebench_datasize.json").read_text())
+    assert datasize["memory_of_all_hosts_bytes"] == 192 * 2**30
+    summary = json.loads((folder / "closed/ORG/results/node-1/training/unet3d/run/20260921_141325/storagebench_summary.json").read_text())
+    assert summary["host_memory_bytes"] == [64 * 2**30, 128 * 2**30]

@@ -58,27 +58,40 @@ def window(*spans: tuple[int, int]) -> RankWindow:
     return RankWindow(tuple(epochs))
 
 
-def trace(*rows: tuple[int, int, int, int]) -> Trace:
+def trace(*rows: tuple[int, int, int, int], host: str = "a") -> Trace:
     """Of shards (begin, end, bytes, samples)."""
     cells = [dict(zip(("begin_ns", "end_ns", "bytes", "samples"), row, strict=True)) for row in rows]
-    return Trace({"kind": "header"}, Steps.of(()), tuple({"kind": "shard", "cpu_s": 0.5 + index, **row} for index, row in enumerate(cells)), False)
+    return Trace(
+        {"kind": "header", "host": host},
+        Steps.of(()),
+        tuple({"kind": "shard", "cpu_s": 0.5 + index, **row} for index, row in enumerate(cells)),
+        False,
+    )
 
 
 def test_figures_of_two_writers_in_the_window_of_the_longest_rank() -> None:
     writers = [trace((0, 2 * S, 100, 3), (2 * S, 4 * S, 100, 3)), trace((3 * S, 6 * S, 900, 5))]
-    found = write_figures(RUN, [window((S, 2 * S)), window((S, 3 * S), (4 * S, 5 * S))], writers, one_host=True)
+    found = write_figures(RUN, ["a", "a"], [window((S, 2 * S)), window((S, 3 * S), (4 * S, 5 * S))], writers)
     assert (found["written_shards"], found["written_bytes"], found["written_samples"]) == (3, 1100, 11)
     assert found["write_bytes_per_s"] == pytest.approx((50 + 50 + 300) / 3)
     assert found["write_quantiles_s"] == {"p50": 2.0, "p90": 3.0, "p99": 3.0, "max": 3.0}
     assert found["write_cpu_s"] == 1.5 + 0.5
 
 
+def test_writers_of_hosts_are_held_against_a_rank_of_their_own_host() -> None:
+    """Host b booted an hour later: 100 bytes in 2 s of its window and 900 in 4 s of a's are 275 a second."""
+    far = 3600 * S
+    writers = [trace((far, far + 2 * S, 100, 3), host="b"), trace((0, 4 * S, 900, 5)), trace(host="b")]
+    found = write_figures(RUN, ["a", "b", "b"], [window((0, 4 * S)), window((far, far + S)), window((far, far + 2 * S))], writers)
+    assert found["write_bytes_per_s"] == 50 + 225
+
+
 def test_what_is_not_known_is_none() -> None:
     writers = [trace((0, S, 100, 3))]
-    assert set(write_figures({"config": {"run": {}}}, [window((0, S))], [], one_host=True).values()) == {None}
-    assert write_figures(RUN, [window((0, S))], writers, one_host=False)["write_bytes_per_s"] is None
-    assert write_figures(RUN, [], writers, one_host=True)["write_bytes_per_s"] is None
-    nothing = write_figures(RUN, [window((0, S))], [], one_host=True)
+    assert set(write_figures({"config": {"run": {}}}, ["a"], [window((0, S))], []).values()) == {None}
+    assert write_figures(RUN, ["b"], [window((0, S))], writers)["write_bytes_per_s"] is None
+    assert write_figures(RUN, [], [], writers)["write_bytes_per_s"] is None
+    nothing = write_figures(RUN, ["a"], [window((0, S))], [])
     assert (nothing["written_bytes"], nothing["write_bytes_per_s"], nothing["write_quantiles_s"]) == (0, 0.0, None)
 
 
