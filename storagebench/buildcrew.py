@@ -196,5 +196,7 @@ def _commit(crew: Crew, asked: Asked, ledger: Ledger, layout: Layout, partition:
         if dataset is not None and ledger.finished() is None:
             ledger.finish(dataset)
 
+    # Before anybody writes again: hosts may see one storage after all.
+    agreed(crew, lambda: ledger.remove_leftovers() if dataset is not None else None)
     agreed(crew, finish)
     return dataset

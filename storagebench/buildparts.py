@@ -198,6 +198,10 @@ class Ledger:
         self._write(MANIFEST_KEY, manifest)
         self.remove_sidecars()
 
+    def remove_leftovers(self) -> None:
+        """Delete what killed writers left of this dataset's files, whatever the processes' numbers: on other hosts they say nothing. Only while nobody writes."""
+        self._remove_temporaries(everybodys=True)
+
     def remove_sidecars(self) -> None:
         ours = {SPEC_KEY, *(unit.key for unit in self._layout.units)}
         self._store.delete([info.key for info in self._store.list(PARTS_FOLDER) if info.key in ours])
@@ -223,13 +227,13 @@ class Ledger:
                 f"{self._store.url} is not empty ({foreign!r} lies there) and holds no dataset of storagebench", "choose an empty --data-dir"
             )
 
-    def _remove_temporaries(self) -> None:
+    def _remove_temporaries(self, everybodys: bool = False) -> None:
         ours = [*self._layout.names, *(unit.key for unit in self._layout.units), SPEC_KEY, INDEX_KEY, MANIFEST_KEY]
         if isinstance(self._form, ShardIndexed):
             ours += [side_key(self._form, name) for name in self._layout.names]
         if isinstance(self._form, DatasetIndexed):
             ours.append(self._form.dataset_index((), (), ())[0])
-        self._store.delete([key for key in _temporaries(self._store, ours) if not _writer_is_alive(key)])
+        self._store.delete([key for key in _temporaries(self._store, ours) if everybodys or not _writer_is_alive(key)])
 
     def _load(self, unit: Unit, sizes: dict[str, int] | None) -> bool:
         """Fill in the columns of a finished unit; False where its sidecar does not fit (or, with `sizes`, its shards), and the unit is to be made again."""

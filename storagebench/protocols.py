@@ -207,7 +207,8 @@ class LoadJob:
         if not self.shard_spans:
             return len(range(self.rank, self.dataset.num_shards, self.world_size))
         mine = self.shard_spans[self.rank]
-        return len(range(self.shard_spans[: self.rank].count(mine), len(self.shards_here), self.shard_spans.count(mine)))
+        before, sharing = self.shard_spans[: self.rank].count(mine), self.shard_spans.count(mine)
+        return len(range(before, len(self.shards_here), sharing))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ by sorting raw words, so an order is the same on every machine and with every nu
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -127,27 +128,31 @@ def _part_of_order(seed: int, epoch: int, count: int, shuffle: bool, span: Span)
     return part
 
 
-def place_in_span(spans: Sequence[Span], rank: int) -> tuple[int, int]:
-    """(which of the ranks that share this rank's span it is, how many they are).
+@lru_cache(maxsize=4)
+def places_in_spans(spans: tuple[Span, ...]) -> list[tuple[int, int]]:
+    """Of each rank: which of the ranks that share its span it is, and how many they are.
 
-    >>> place_in_span([(0, 5), (5, 9), (0, 5)], 2)
-    (1, 2)
+    >>> places_in_spans(((0, 5), (5, 9), (0, 5)))
+    [(0, 2), (0, 1), (1, 2)]
     """
-    mine = spans[rank]
-    return sum(span == mine for span in spans[:rank]), sum(span == mine for span in spans)
+    sharing, met, found = Counter(spans), Counter[Span](), []
+    for span in spans:
+        found.append((met[span], sharing[span]))
+        met[span] += 1
+    return found
 
 
 def plan_own_samples(
-    seed: int, epoch: int, num_samples: int, spans: Sequence[Span], rank: int, batch_size: int, shuffle: bool, keep: bool
+    seed: int, epoch: int, num_samples: int, spans: tuple[Span, ...], rank: int, batch_size: int, shuffle: bool, keep: bool
 ) -> tuple[EpochPlan, Indices]:
     """`plan_by_sample` where rank r may only read the samples spans[r][0] .. spans[r][1] - 1; ranks of one host have the same span.
 
     Within a host it is `plan_by_sample`. All ranks take the same number of steps: with `drop` as many as the host can whose accelerators have the fewest
     samples, with `keep` as many as the one whose have the most needs, where the others are idle at the end.
     """
-    local, sharing = place_in_span(spans, rank)
+    local, sharing = places_in_spans(spans)[rank]
     order = _own_order(seed, epoch, num_samples, shuffle, spans[rank])
-    counts = [(stop - first, spans.count((first, stop)) * batch_size) for first, stop in dict.fromkeys(spans)]
+    counts = [(stop - first, ranks * batch_size) for (first, stop), ranks in Counter(spans).items()]
     if not keep:
         num_steps = min(count // batch for count, batch in counts)
         mine = order[: num_steps * batch_size * sharing].reshape(num_steps, sharing, batch_size)[:, local, :].reshape(-1)
@@ -167,7 +172,7 @@ def plan_own_units(
     epoch: int,
     first_samples: Indices,
     unit_sizes: Indices,
-    spans: Sequence[Span],
+    spans: tuple[Span, ...],
     rank: int,
     batch_size: int,
     shuffle: bool,
@@ -176,7 +181,7 @@ def plan_own_units(
     """`plan_by_unit` where rank r may only read the units spans[r][0] .. spans[r][1] - 1: those of a span are dealt round robin to its ranks."""
     order = epoch_order(seed, epoch, len(unit_sizes), shuffle)
     parts = {span: order[(order >= span[0]) & (order < span[1])] for span in dict.fromkeys(spans)}
-    dealt = [parts[spans[other]][local::sharing] for other in range(len(spans)) for local, sharing in [place_in_span(spans, other)]]
+    dealt = [parts[span][local::sharing] for span, (local, sharing) in zip(spans, places_in_spans(spans), strict=True)]
     sizes = _step_sizes([int(unit_sizes[units].sum()) for units in dealt], rank, batch_size, keep)
     planned = samples_of_units(dealt[rank], first_samples, unit_sizes)
     dropped = 0 if keep else int(unit_sizes.sum()) - len(sizes) * batch_size * len(spans)

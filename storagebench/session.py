@@ -357,7 +357,9 @@ def _probe_after(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.
 
 def _conclude(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.HostTrace, cause: Cause | None) -> Summary | None:
     """Write how it ended, wait for the last bytes of all traces, and judge. Raises the error that ended the run."""
-    if run["config"]["run"]["writers"] and crew.member == 0:
+    asked = run["config"]["run"]
+    own_storage = asked["placement"] != "shared" and is_first_of_host(run, crew.member)
+    if asked["writers"] and (crew.member == 0 or own_storage):
         trace.written(remove_written(run_dir, run))
     offset = crew.best_offset()
     if offset is not None:

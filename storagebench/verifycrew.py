@@ -38,9 +38,10 @@ class Verified:
     spans: dict[str, tuple[int, int]]
 
 
-def verify_here(store: Store, num_threads: int, progress: Callable[[int, int], None] | None) -> Verified:
+def verify_here(store: Store, placement: str | None, num_threads: int, progress: Callable[[int, int], None] | None) -> Verified:
     """By a command that is alone. Of a partitioned dataset it is the part that this storage holds. Raises DatasetError where it holds none."""
     dataset = load_dataset(store)
+    _placement(placement, dataset)
     span = dataset.partition[part_held(dataset, store)] if dataset.partition else (0, dataset.num_shards)
     problems = verify(store, dataset, num_threads=num_threads, progress=progress, shards=range(*span), beside=range(*span))
     return Verified(dataset, [Found("", problem) for problem in problems], {"": span})

@@ -46,7 +46,7 @@ def command(data_dir: str, storage_option: tuple[str, ...], num_threads: int, pl
     with together("verify", hint) as crew, closing(open_store(data_dir, parse_storage_options(storage_option))) as store:
         with counting("verify") if crew.member == 0 else nullcontext() as progress:
             if crew.num_members == 1:
-                verified = verify_here(store, num_threads, progress)
+                verified = verify_here(store, placement, num_threads, progress)
             else:
                 verified = verify_together(crew, store, placement, num_threads, progress)
         if crew.member == 0:

@@ -24,11 +24,11 @@ from storagebench.workload import Workload
 worlds = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 3)), min_size=1, max_size=4)
 
 
-def ranks_of(hosts: list[tuple[int, int]], shuffled: bool) -> list[tuple[int, int]]:
+def ranks_of(hosts: list[tuple[int, int]], shuffled: bool) -> tuple[tuple[int, int], ...]:
     """The span of each rank."""
     begins = np.cumsum([0, *(count for count, _ in hosts)]).tolist()
     spans = [(begins[host], begins[host + 1]) for host, (_, ranks) in enumerate(hosts) for _ in range(ranks)]
-    return spans[::2] + spans[1::2] if shuffled else spans
+    return tuple(spans[::2] + spans[1::2] if shuffled else spans)
 
 
 @given(worlds, st.integers(1, 9), st.integers(0, 2), st.booleans(), st.booleans(), st.booleans())
