@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from storagebench import __version__
-from storagebench.buildparts import Layout, Ledger, Unit, begun_partition
-from storagebench.cluster.crew import Crew, agreed
+from storagebench.buildparts import SPEC_KEY, Layout, Ledger, Unit, begun_partition
+from storagebench.cluster.crew import Crew, agreed, from_first
 from storagebench.cluster.membership import flat, refuse_different
 from storagebench.cluster.pieces import exchange_bytes
 from storagebench.errors import DatasetError, StorageError, UsageError
@@ -82,7 +82,7 @@ def build_together(crew: Crew, asked: Asked, placement: str, num_accelerators: i
     partition, lengths = _agree_on_partition(crew, asked, placement, num_accelerators, group, hosts)
     layout = asked.layout(partition)
     ledger = Ledger(asked.store, {**asked.spec, **({PARTITION_OPTION: partition} if partition else {})}, layout, asked.form)
-    begun = agreed(crew, lambda: _begin(asked.store, ledger, layout, partition) if group.is_first else None)
+    begun = _begin_all(crew, lambda: _begin(asked.store, ledger, layout, partition), asked.store, group)
     state = begun[group.first]
     agreed(crew, lambda: _refuse_unseen(crew, asked.store, ledger, group, state["complete"]))
     spans = _spans([begun[crew.hosts.index(host)]["shares"] for host in hosts], partition, lengths) if partition else []
@@ -128,6 +128,29 @@ def _agree_on_partition(
 
 def _length(part: Sequence[int]) -> int:
     return part[1] - part[0]
+
+
+def _begin_all(crew: Crew, begin: Callable[[], dict[str, Any]], store: Store, group: _Group) -> list[dict[str, Any]]:
+    """What `begin` returned at the first member of each group, by member. Raises UsageError where hosts that are to have a storage each share one: what the
+    first of them has begun, the others then see, where there was nothing before."""
+
+    def is_used() -> bool:
+        return store.exists(SPEC_KEY) or store.exists(MANIFEST_KEY)
+
+    used = agreed(crew, is_used)[crew.member]
+    first = from_first(crew, begin)
+
+    def begin_here() -> dict[str, Any] | None:
+        if not group.is_first or crew.member == 0:
+            return None
+        if not used and is_used():
+            raise UsageError(
+                f"host {crew.hosts[crew.member]} sees at {store.url} what host {crew.hosts[0]} has begun there: they share this storage",
+                "use --placement shared, or a --data-dir that is each host's own",
+            )
+        return begin()
+
+    return [first, *agreed(crew, begin_here)[1:]]
 
 
 def _begin(store: Store, ledger: Ledger, layout: Layout, partition: Parts) -> dict[str, Any]:
@@ -196,7 +219,7 @@ def _commit(crew: Crew, asked: Asked, ledger: Ledger, layout: Layout, partition:
         if dataset is not None and ledger.finished() is None:
             ledger.finish(dataset)
 
-    # Before anybody writes again: hosts may see one storage after all.
+    # Before anybody writes again, should hosts see one storage after all.
     agreed(crew, lambda: ledger.remove_leftovers() if dataset is not None else None)
     agreed(crew, finish)
     return dataset

@@ -177,6 +177,13 @@ def test_hosts_that_do_not_share_are_told(three: list[Any], tmp_path: Path) -> N
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize("placement", ["replicated", "partitioned"])
+def test_hosts_that_share_after_all_are_told(three: list[Any], tmp_path: Path, placement: str) -> None:
+    for error in make(three, [tmp_path / "x"] * 3, [a_workload(placement)] * 3):
+        assert isinstance(error, UsageError)
+        assert error.message == f"host b sees at {tmp_path / 'x'} what host a has begun there: they share this storage"
+
+
 def test_members_that_ask_for_different_datasets_are_refused(three: list[Any], tmp_path: Path) -> None:
     for error in make(three, [tmp_path] * 3, [a_workload(), a_workload(), a_workload(seed=7)]):
         assert isinstance(error, UsageError) and error.message.startswith("seed is 7 for member 2 on host b, and 42 for member 0 on host a")

@@ -40,8 +40,11 @@ def partitioned(members: list[Any], folder: Path) -> Dataset:
     workload = Workload.model_validate(
         {"name": "t", "dataset": {"num_samples": 64, "record_length_bytes": 500, "format": "npz"}, "run": {"placement": "partitioned"}}
     )
-    found = everywhere(members, lambda member: generate_together(workload, PosixStore(StoreSpec("posix", str(folder))), member))
+    disks = [folder, folder, folder.with_name("b")]
+    found = everywhere(members, lambda member: generate_together(workload, PosixStore(StoreSpec("posix", str(disks[member.member]))), member))
     assert isinstance(found[0], Dataset), found
+    for name in found[0].names[found[0].partition[1][0] :]:
+        (folder / name).write_bytes((disks[2] / name).read_bytes())
     return found[0]
 
 
