@@ -228,7 +228,7 @@ def _format_encoder(form: Format) -> dict[str, str]:
     return versions() if versions is not None else {}
 
 
-def _makers(source: Source, form: Format, store: Store, options: dict[str, Any], num_threads: int, sharing: int) -> list[Maker]:
+def _makers(source: Source, form: Format, store: Store, options: dict[str, Any], num_threads: int, sharing: int = 1) -> list[Maker]:
     """This process and others, one a core, where short records are more work than their writing (images, many to a shard) and the disk is local; else threads, which wait for
     the device most of the time: small files for an fsync each, large ones for 4 MiB at a time."""
     cores, longest = max(1, len(os.sched_getaffinity(0)) // sharing), int(source.approx_bytes.max())
