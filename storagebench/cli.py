@@ -36,6 +36,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "All of it at a small size, ending in a table and an HTML page."),
 }
 
+# Measuring or making, by one command: started several times by a launcher, each would do it all, at the same time and in each other's way.
+ALONE = frozenset({"import", "query", "diagnose", "selfcheck", "sweep", "tune", "demo"})
+
 START_NS = time.monotonic_ns()
 
 
@@ -69,7 +72,22 @@ class Verbs(click.Group):
 @click.pass_context
 def program(ctx: click.Context, debug: bool) -> None:
     """Does this storage, through this loader, keep N accelerators busy, and if not, what is in the way?"""
+    if ctx.invoked_subcommand in ALONE:
+        _refuse_several(str(ctx.invoked_subcommand))
     ctx.obj = {"debug": debug or os.environ.get("STORAGEBENCH_DEBUG") == "1", "start_ns": START_NS}
+
+
+def _refuse_several(verb: str) -> None:
+    from storagebench.errors import UsageError
+    from storagebench.launchers import launched
+
+    several = launched(os.environ)
+    if several is not None:
+        who = "somebody (RANK, WORLD_SIZE)" if several.launcher == "environment" else several.launcher
+        raise UsageError(
+            f"`storagebench {verb}` is one command, and {who} started {several.num_members} of it",
+            "start it once, on one host; run, search, rerun, generate, verify and probe can be started on several",
+        )
 
 
 def complain(message: str, hint: str) -> None:

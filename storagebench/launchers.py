@@ -143,19 +143,27 @@ def _slurm_meeting(environment: Environment) -> tuple[str, int]:
     """The step's first host, unless MASTER_ADDR names another; a port that follows from the ids of job and step."""
     address, port = environment.get("MASTER_ADDR", ""), _master_port(environment)
     if not address:
-        if environment["SLURM_PROCID"] == "0" and environment.get("SLURM_NODEID", "0") != "0":
+        address = _first_host(environment)
+        node = environment.get("SLURMD_NODENAME", address)
+        if environment["SLURM_PROCID"] == "0" and node != address:
             raise UsageError(
-                f"SLURM_NODEID={environment['SLURM_NODEID']}: task 0 is not on the step's first host, where the others would look for it",
+                f"task 0 is on SLURMD_NODENAME={node}, and the others would look for it on {address}, the step's first host",
                 "set MASTER_ADDR to the host of task 0, or leave out srun's --distribution=arbitrary",
             )
-        hosts = expand_hosts(environment.get("SLURM_STEP_NODELIST", ""))
-        address = next(hosts, "")
-        if not address:
-            raise UsageError("SLURM_STEP_NODELIST is not set, so the host of task 0 is not known", "set MASTER_ADDR to the host of task 0")
     if port is None:
         job, step = (_number(environment, name, 0, None, _SLURM) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
         port = FIRST_PORT + (job * _STEPS_OF_A_JOB + step) % NUM_PORTS
     return address, port
+
+
+def _first_host(environment: Environment) -> str:
+    """The host of task 0: the step's first one. Of a heterogeneous job the step's list is sorted, and task 0 belongs to the first component."""
+    step = environment.get("SLURM_STEP_NODELIST", "")
+    if not step:
+        raise UsageError("SLURM_STEP_NODELIST is not set, so the host of task 0 is not known", "set MASTER_ADDR to the host of task 0")
+    component = environment.get("SLURM_JOB_NODELIST_HET_GROUP_0") or environment.get("SLURM_JOB_NODELIST_PACK_GROUP_0", "")
+    of_component = next(expand_hosts(component), "")
+    return of_component if of_component in expand_hosts(step) else next(expand_hosts(step))
 
 
 def _openmpi_meeting(environment: Environment) -> tuple[str, int]:

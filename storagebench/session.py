@@ -64,6 +64,12 @@ class Request:
     command_start_ns: int
     debug: bool = False
     ceiling: bool = False
+    ranks: int | None = None
+
+    @property
+    def own_ranks(self) -> int:
+        """Accelerators of this member: what --num-accelerators says, unless something else shares them out (0 lets it sit out)."""
+        return self.configured.workload.run.num_accelerators if self.ranks is None else self.ranks
 
 
 def prepare(request: Request, crew: Crew | None = None) -> Path:
@@ -78,7 +84,7 @@ def prepare(request: Request, crew: Crew | None = None) -> Path:
     workload = request.configured.workload
     per_process = workload.run.accelerators_per_process
     rows = member_rows(crew.hosts, [row["pid"] for row in members], [row["ranks"] for row in members], per_process)
-    shares = [row["parts"] for row, host in zip(members, crew.hosts, strict=True) if row["parts"] is not None]
+    shares = {host: row["parts"] for row, host in zip(members, crew.hosts, strict=True) if row["parts"] is not None}
     planned = from_first(crew, lambda: _planned(request, rows, shares))
     found = agreed(crew, lambda: _checked_here(request, planned, rows, crew))
     hosts = [row for row in found if row is not None]
@@ -88,10 +94,10 @@ def prepare(request: Request, crew: Crew | None = None) -> Path:
 def _about_me(request: Request, crew: Crew) -> dict[str, Any]:
     """What this member brings, and what it was asked for. `parts`: what the first one of a host finds there of a partitioned dataset."""
     config = request.configured.workload.model_dump(mode="json")
-    ranks = config["run"].pop("num_accelerators")
+    del config["run"]["num_accelerators"]
     asked = {**flat(config), "--data-dir": request.data_dir, "--ceiling": request.ceiling, "version of storagebench": __version__}
     options = {f"--storage-option {key}": value for key, value in request.storage_options.items()}
-    return {"ranks": ranks, "pid": os.getpid(), "asked": {**asked, **options}, "parts": _parts_here(request, crew)}
+    return {"ranks": request.own_ranks, "pid": os.getpid(), "asked": {**asked, **options}, "parts": _parts_here(request, crew)}
 
 
 def _parts_here(request: Request, crew: Crew) -> list[float] | None:
@@ -102,7 +108,7 @@ def _parts_here(request: Request, crew: Crew) -> list[float] | None:
         return shares_of_parts(dataset, listed(store, dataset))
 
 
-def _planned(request: Request, members: Sequence[Mapping[str, Any]], shares: Sequence[Sequence[float]]) -> dict[str, Any]:
+def _planned(request: Request, members: Sequence[Mapping[str, Any]], shares: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """All of `run.json` but for who takes part. `shares`: of a partitioned dataset, how much of each part each host holds."""
     configured = request.configured
     workload = configured.workload
@@ -130,7 +136,7 @@ def _planned(request: Request, members: Sequence[Mapping[str, Any]], shares: Seq
             store = open_spec(store_spec(request, dataset))
         hosts = list(dict.fromkeys(row["host"] for row in members))
         refuse_misplaced(dataset, workload.run.placement, len(hosts))
-        partition = spans_of_hosts(dataset, shares, hosts) if dataset.partition else ()
+        partition = spans_of_hosts(dataset, [shares[host] for host in hosts], hosts) if dataset.partition else ()
         here = dataset.part(*partition[0]) if partition else dataset
         listing = _find_shards(store, here, workload.run.listing == "list")
         spec = store.spec  # an S3 store has learned whether ranges work; the ranks need not ask again
@@ -169,7 +175,7 @@ def _checked_here(request: Request, planned: Mapping[str, Any], members: Sequenc
     """What the first member of each host finds of it, None on the others. Raises where the run would not fit there, or its shards are not there."""
     label = crew.hosts[crew.member]
     here = [row for row in members if row["host"] == label]
-    if here[0]["member"] != crew.member:
+    if not here or here[0]["member"] != crew.member:
         return None
     ranks, processes = sum(row["ranks"] for row in here), sum(row["processes"] for row in here)
     refuse_if_too_large(plan_of_host(Plan(**planned["plan"]), ranks, processes), host.free(), planned["config"]["run"]["memory_limit_fraction"])
@@ -178,7 +184,7 @@ def _checked_here(request: Request, planned: Mapping[str, Any], members: Sequenc
         dataset = dataset_of_run(planned)
         _refuse_other_dataset(planned, dataset, spec, crew)
         with closing(open_spec(spec)) as store:
-            spans, number = planned.get("partition"), list(dict.fromkeys(crew.hosts)).index(label)
+            spans, number = planned.get("partition"), list(dict.fromkeys(row["host"] for row in members)).index(label)
             _find_shards(store, dataset.part(*spans[number]) if spans else dataset, timed=False)
     return host.described(label, Path(spec.root) if spec.kind == "posix" else None, request.results_dir)
 
@@ -287,17 +293,18 @@ def execute(run_dir: Path, debug: bool = False) -> Summary:
 
 
 def take_part(run_dir: Path, crew: Crew, debug: bool = False) -> Summary | None:
-    """Run this member's ranks of a prepared run; member 0 judges it and returns the summary, the others None. Collective.
+    """Run this member's ranks of a prepared run (one without any only sits by); member 0 judges it and returns the summary, the others None. Collective.
 
     Raises the error that ended it, on all members, after the summary was written.
     """
     run = read_run(run_dir)
     clock = SystemClock()
     crew.call([ranks_of(row) for row in members_of(run)])
-    trace = _open_host_trace(run_dir, run, crew.member, clock)
+    sits_by = crew.member >= len(members_of(run))
+    trace = None if sits_by else _open_host_trace(run_dir, run, crew.member, clock)
     crew.exchange(None)  # member 0's file is there, which tells the others whether they write into the same folder
-    shared = crew.member == 0 or sees_first_members_folder(run_dir)
-    crew.gather_traces(run_dir, None if shared else trace_names(run, crew.member))
+    nothing_to_send = crew.member == 0 or sits_by or sees_first_members_folder(run_dir)
+    crew.gather_traces(run_dir, None if nothing_to_send else trace_names(run, crew.member))
     cause = _measure(run_dir, run, crew, trace, clock, debug)
     outcomes = crew.settle(None if cause is None else cause.exit_code)
     if crew.cause is None and not any(outcomes):
@@ -314,19 +321,21 @@ def _open_host_trace(run_dir: Path, run: Mapping[str, Any], member: int, clock: 
     return host.HostTrace(run_dir, member, members_of(run)[member]["host"], clock, Path(spec.root) if spec.kind == "posix" else None, devices)
 
 
-def _measure(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.HostTrace, clock: SystemClock, debug: bool) -> Cause | None:
+def _measure(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.HostTrace | None, clock: SystemClock, debug: bool) -> Cause | None:
     """The ranks of this member from start to end; why they failed, which the other members have been told, or None."""
     info = loader_info(run["config"]["loader"]["name"])
     needs_workers = info.workers == "processes" and run["config"]["loader"]["num_workers"] > 0
-    mine = members_of(run)[crew.member]
     outcome, failure = Outcome(EXIT_RANK, reason="did not start"), None
     try:
         with handling_signals():
             crew.on_end(sweep)
             _probe_ceiling(run, crew, trace, clock, "before")
             argument = rank_argument(run_dir, crew.member, crew.rendezvous())
+            if trace is None:
+                return None
+            processes = members_of(run)[crew.member]["processes"]
             with trace.sampling():
-                outcome = run_ranks(process_main, argument, mine["processes"], needs_workers, debug, alone=crew.num_members == 1)
+                outcome = run_ranks(process_main, argument, processes, needs_workers, debug, alone=crew.num_members == 1)
     except StorageBenchError as error:
         failure = error
         if isinstance(error, Interrupted):
@@ -341,7 +350,7 @@ def _measure(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.Host
     return cause
 
 
-def _probe_after(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.HostTrace, clock: SystemClock) -> Cause | None:
+def _probe_after(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.HostTrace | None, clock: SystemClock) -> Cause | None:
     """What the storage gives when the ranks are done, on every host at once; why that failed, or None."""
     try:
         with handling_signals():
@@ -355,26 +364,10 @@ def _probe_after(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.
     return None
 
 
-def _conclude(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.HostTrace, cause: Cause | None) -> Summary | None:
+def _conclude(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.HostTrace | None, cause: Cause | None) -> Summary | None:
     """Write how it ended, wait for the last bytes of all traces, and judge. Raises the error that ended the run."""
-    asked = run["config"]["run"]
-    own_storage = asked["placement"] != "shared" and is_first_of_host(run, crew.member)
-    if asked["writers"] and (crew.member == 0 or own_storage):
-        trace.written(remove_written(run_dir, run))
-    offset = crew.best_offset()
-    if offset is not None:
-        trace.clock(*offset)
-    if cause is not None and cause.lost and crew.member == 0:
-        row = members_of(run)[cause.member]
-        trace.lost(cause.member, cause.host, range(row["first_rank"], row["first_rank"] + row["ranks"]), cause.why)
-    trace.end(
-        {
-            "exit_code": EXIT_OK if cause is None else cause.exit_code,
-            "failed_rank": None if cause is None else cause.failed_rank,
-            "failed_host": None if cause is None else cause.host,
-            "failure": None if cause is None else cause.why,
-        }
-    )
+    if trace is not None:
+        _end_trace(run_dir, run, crew, trace, cause)
     crew.settle(None)
     summary = write_summary(run_dir) if crew.member == 0 else None
     crew.settle(None)  # nobody leaves before the summary is there
@@ -383,13 +376,36 @@ def _conclude(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.Hos
     return summary
 
 
-def _probe_ceiling(run: Mapping[str, Any], crew: Crew, trace: host.HostTrace, clock: SystemClock, when: str) -> None:
+def _end_trace(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.HostTrace, cause: Cause | None) -> None:
+    asked = run["config"]["run"]
+    own_storage = asked["placement"] != "shared" and is_first_of_host(run, crew.member)
+    if asked["writers"] and (crew.member == 0 or own_storage):
+        trace.written(remove_written(run_dir, run))
+    offset = crew.best_offset()
+    if offset is not None:
+        trace.clock(*offset)
+    if cause is not None and cause.lost and crew.member == 0:
+        ranks = [
+            each for row in members_of(run) if row["member"] == cause.member for each in range(row["first_rank"], row["first_rank"] + row["ranks"])
+        ]
+        trace.lost(cause.member, cause.host, ranks, cause.why)
+    trace.end(
+        {
+            "exit_code": EXIT_OK if cause is None else cause.exit_code,
+            "failed_rank": None if cause is None else cause.failed_rank,
+            "failed_host": None if cause is None else cause.host,
+            "failure": None if cause is None else cause.why,
+        }
+    )
+
+
+def _probe_ceiling(run: Mapping[str, Any], crew: Crew, trace: host.HostTrace | None, clock: SystemClock, when: str) -> None:
     """Where --ceiling was given, what the storage gives raw at the run's cache state and request size, as a record of the host's trace. On all hosts at
     the same time, so that what they got adds up."""
     if not run.get("ceiling"):
         return
     crew.exchange(None)
-    if is_first_of_host(run, crew.member):
+    if trace is not None and is_first_of_host(run, crew.member):
         begin_ns = clock.now_ns()
         spec, dataset = StoreSpec(**run["store"]), held(run, dataset_of_run(run), crew.hosts[crew.member])
         paths, _ = shard_paths(spec, dataset)
@@ -407,10 +423,10 @@ def _wants_headroom(run_dir: Path, run: Mapping[str, Any]) -> bool:
     return bool(wants_headroom(run, judge(run_dir)))
 
 
-def _probe_headroom(run: Mapping[str, Any], crew: Crew, trace: host.HostTrace, clock: SystemClock) -> None:
+def _probe_headroom(run: Mapping[str, Any], crew: Crew, trace: host.HostTrace | None, clock: SystemClock) -> None:
     """What the storage gives to more readers, as a record of the host's trace. The run is over and its figures stand, so an error here is written down and
     ends nothing."""
-    if not is_first_of_host(run, crew.member):
+    if trace is None or not is_first_of_host(run, crew.member):
         return
     begin_ns = clock.now_ns()
     config, spec = run["config"], StoreSpec(**run["store"])

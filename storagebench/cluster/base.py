@@ -42,7 +42,7 @@ class Joined:
         return Rendezvous(self._meeting.address, self._meeting.port, f"{self._meeting.prefix}/gloo-{self._runs}")
 
     def call(self, names: Sequence[str]) -> None:
-        self.names = names
+        self.names = [*names, *self.names[len(names) :]]
 
     def await_cause(self, seconds: float) -> None:
         with self.changed:

@@ -39,11 +39,21 @@ def flat(values: Row, prefix: str = "") -> dict[str, Any]:
 
 
 def member_rows(hosts: Sequence[str], pids: Sequence[int], ranks: Sequence[int], per_process: int) -> list[dict[str, Any]]:
-    """`members` of `run.json`."""
+    """`members` of `run.json`. Those without ranks, which only sit by, are the last ones, and are left out."""
     return [
         {"member": member, "host": host, "pid": pid, "first_rank": sum(ranks[:member]), "ranks": count, "processes": -(-count // per_process)}
         for member, (host, pid, count) in enumerate(zip(hosts, pids, ranks, strict=True))
+        if count
     ]
+
+
+def share(accelerators: int, num_members: int, member: int) -> int:
+    """Of so many accelerators those of one member, as even as can be, more on the first ones.
+
+    >>> [share(5, 3, member) for member in range(3)], [share(2, 3, member) for member in range(3)]
+    ([2, 2, 1], [1, 1, 0])
+    """
+    return accelerators // num_members + (member < accelerators % num_members)
 
 
 def seats_of(run: Row) -> Seats:
@@ -70,7 +80,7 @@ def make_folders(crew: Crew, results_dir: Path, run: Row) -> Path:
         write_json(create_run_dir(results_dir, run["run_id"]) / RUN_FILE, run)
 
     from_first(crew, create)
-    first = is_first_of_host(run, crew.member)
+    first = crew.hosts.index(crew.hosts[crew.member]) == crew.member
     agreed(crew, create if first and not _holds(run_dir, run) else lambda: None)
     agreed(crew, lambda: _refuse_foreign(run_dir, run))
     return run_dir

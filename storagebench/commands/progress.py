@@ -5,18 +5,22 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from storagebench.follow import Follower, RankState
 from storagebench.queryrecords import query_traces
-from storagebench.records import rank_trace_path
-from storagebench.traces import parse_step
 from storagebench.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from storagebench.watch import Watch
 
 _LIVE_PERIOD_S = 0.5
 _PLAIN_PERIOD_S = 10.0
+_WATCH_PERIOD_S = 1.0
+_REST = 9  # times as long as reading took: with thousands of ranks it stays under a tenth of a core
 
 
 def say(text: str) -> None:
@@ -73,46 +77,45 @@ def counting(what: str) -> Iterator[Any]:
 
 
 @contextmanager
-def following(run_dir: Path, planned_steps: int, compute_ns: int, world_size: int) -> Iterator[None]:
-    """Follow rank 0's trace while it grows: step, AU so far, MB/s, time left. Read from the file, so that nothing is added to a step."""
+def following(run_dir: Path, plan: Mapping[str, Any], watch: Watch | None = None) -> Iterator[None]:
+    """Follow the traces while they grow, for the live line (of rank 0: step, AU so far, MB/s, time left) and for who watches from outside. Read from the
+    files, so that nothing is added to a step. After the block, however it ends, the final state is there to be watched."""
     stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(run_dir, planned_steps, compute_ns, world_size, stop), name="live-line", daemon=True)
+    if watch is not None:
+        watch.begin(run_dir)
+    reader: Follower | Watch = Follower(run_dir, only_rank=0) if watch is None else watch
+    thread = threading.Thread(target=_follow, args=(reader, plan, stop), name="live-line", daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
+        if watch is not None:
+            watch.finish()
 
 
-def _follow(run_dir: Path, planned_steps: int, compute_ns: int, world_size: int, stop: threading.Event) -> None:
-    line, path = Line(), rank_trace_path(run_dir, 0)
-    position, pending = 0, b""
-    steps, num_bytes, first_ns, last_ns = 0, 0, 0, 0
-    while not stop.wait(line.period_s / 2):
-        if not path.exists():
-            continue
-        with open(path, "rb") as file:
-            file.seek(position)
-            data = file.read(1 << 24)
-        position += len(data)
-        rows = (pending + data).split(b"\n")
-        pending = rows.pop()
-        for row in rows:
-            if not row.startswith((b'["step"', b'["warmup"')):
-                continue
-            step = parse_step(row)
-            steps += 1
-            num_bytes += step.record_bytes
-            first_ns = first_ns or step.asked_ns
-            last_ns = step.sync_end_ns
-        if last_ns > first_ns:
-            seconds = (last_ns - first_ns) / 1e9
-            au = f"AU {steps * compute_ns / 1e9 / seconds:.3f}, " if compute_ns else ""
-            left = seconds / steps * max(0, planned_steps - steps)
-            rate = format_bytes(world_size * num_bytes / seconds)
-            line.show(f"step {steps} of {planned_steps}, {au}about {rate}/s, {format_seconds(left)} left")
+def _follow(reader: Follower | Watch, plan: Mapping[str, Any], stop: threading.Event) -> None:
+    line = Line()
+    period_s = line.period_s / 2 if isinstance(reader, Follower) else min(line.period_s / 2, _WATCH_PERIOD_S)
+    rest_s = period_s
+    while not stop.wait(rest_s):
+        begin = time.monotonic()
+        reader.poll()
+        rest_s = max(period_s, _REST * (time.monotonic() - begin))
+        ranks = reader.ranks()
+        if ranks and ranks[0].rank == 0 and ranks[0].first_asked_ns is not None:
+            line.show(_line_text(ranks[0], plan))
     line.clear()
+
+
+def _line_text(state: RankState, plan: Mapping[str, Any]) -> str:
+    steps = state.steps + state.warmup_steps + state.idle_steps
+    seconds = max(state.last_end_ns - (state.first_asked_ns or 0), 1) / 1e9
+    au = "" if state.au_uncorrected is None else f"AU {state.au_uncorrected:.3f}, "
+    left = seconds / max(steps, 1) * max(0, plan["planned_steps"] - steps)
+    rate = format_bytes(plan["world_size"] * state.delivered_bytes / seconds)
+    return f"step {steps} of {plan['planned_steps']}, {au}about {rate}/s, {format_seconds(left)} left"
 
 
 @contextmanager

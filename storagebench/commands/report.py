@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from storagebench.commands.watching import check_mlflow, log_to_mlflow, mlflow_options
+
 if TYPE_CHECKING:
     from storagebench.report.load import LoadedDiagnosis, LoadedRun
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--rules", "rules_name", metavar="NAME", help="With --submission: of which rules, such as mlperf-storage-v3.0-closed.")
 @click.option("--org", metavar="NAME", help="With --submission: who submits.")
 @click.option("--system", metavar="NAME", help="With --submission: the name of the system under test; without it, that of the host.")
+@mlflow_options
 def command(
     runs: tuple[Path, ...],
     as_json: bool,
@@ -35,6 +38,7 @@ def command(
     rules_name: str | None,
     org: str | None,
     system: str | None,
+    **tracking: Any,
 ) -> None:
     """Report saved runs, query runs and diagnoses. RUN is a run folder, a folder of `storagebench diagnose`, or a results folder with several of them.
     Writes each run's summary.json anew."""
@@ -47,6 +51,7 @@ def command(
     from storagebench.report.tabular import as_json as json_text
 
     _refuse_half_a_submission(submission, rules_name, org, system)
+    check_mlflow(tracking)
     loaded, diagnoses, queries = load_all(runs)
     if queries and (as_csv or html_file is not None):
         raise UsageError(
@@ -67,6 +72,10 @@ def command(
     if submission is not None:
         _write_submission(submission, str(rules_name), org, system, loaded)
         say(f"wrote {submission.absolute()}: no submission as it is, MISSING.txt says what it lacks")
+    if tracking["mlflow"] is not None and not loaded:
+        raise UsageError("there are no runs to log to MLflow", "give folders of `storagebench run`; query runs and diagnoses are not logged")
+    for run in loaded:
+        log_to_mlflow(tracking, run.run_dir)
     if as_json:
         click.echo(json_text([*summaries, *asked]), nl=False)
     elif as_csv:

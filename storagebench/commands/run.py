@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from storagebench.commands.options import RUN_OPTIONS, configured, data_dir_option, parse_storage_options, storage_options, workload_options
+from storagebench.commands.watching import Onlookers, watch_options, watching
 from storagebench.errors import EXIT_OK
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--run-id", metavar="NAME", help="Name of the run folder; made of workload, loader and time otherwise.")
 @click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, metavar="N", help="Runs, one after another: NAME-1 to NAME-N.")
 @click.option("--ceiling", is_flag=True, help="Probe the raw ceiling of the storage before and after, on the same shards in the same cache state.")
+@watch_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_obj
 def command(
@@ -53,7 +55,7 @@ def command(
     from storagebench.session import Request, default_run_id
 
     chosen = configured(workload, values, settings)
-    with handling_signals(), closing(join(launched(os.environ))) as crew:
+    with handling_signals(), closing(join(launched(os.environ))) as crew, watching(values, crew) as onlookers:
         request = Request(
             configured=chosen,
             data_dir=data_dir,
@@ -66,9 +68,9 @@ def command(
             ceiling=ceiling,
         )
         if repeat > 1:
-            return _repeat(request, crew, repeat, as_json)
-        summary = _run_one(request, crew)
-    return EXIT_OK if summary is None else _shown(summary, as_json)
+            return _repeat(request, crew, onlookers, repeat, as_json)
+        summary = _run_one(request, crew, onlookers)
+        return EXIT_OK if summary is None else _shown(summary, as_json)
 
 
 def _shown(summary: Mapping[str, Any], as_json: bool) -> int:
@@ -81,9 +83,9 @@ def _shown(summary: Mapping[str, Any], as_json: bool) -> int:
     return int(summary["exit_code"])
 
 
-def _run_one(request: Request, crew: Crew) -> Mapping[str, Any] | None:
+def _run_one(request: Request, crew: Crew, onlookers: Onlookers) -> Mapping[str, Any] | None:
     """One run, from the check of the request to the summary (of member 0; the others have none), with its progress on stderr."""
-    from storagebench.commands.progress import following, say
+    from storagebench.commands.progress import say
     from storagebench.records import read_run
     from storagebench.session import prepare, take_part
 
@@ -94,7 +96,7 @@ def _run_one(request: Request, crew: Crew) -> Mapping[str, Any] | None:
     hosts = len(set(crew.hosts))
     where = f" on {hosts} hosts" if hosts > 1 else ""
     say(f"run {request.run_id}: {plan['planned_steps']} steps on {plan['world_size']} accelerators{where} into {run_dir}")
-    with following(run_dir, plan["planned_steps"], round(plan["compute_time_s"] * 1e9), plan["world_size"]):
+    with onlookers.following(run_dir, plan):
         return take_part(run_dir, crew, request.debug)
 
 
@@ -104,7 +106,7 @@ def _say_errors(summary: Mapping[str, Any]) -> None:
             click.echo(f"error: {finding['message']}\nhint: {finding['hint']}", err=True)
 
 
-def _repeat(request: Request, crew: Crew, num_runs: int, as_json: bool) -> int:
+def _repeat(request: Request, crew: Crew, onlookers: Onlookers, num_runs: int, as_json: bool) -> int:
     """The request several times. A run that fails is kept and said, and the others follow, unless a launcher started us; a bad request or an interrupt ends
     it all."""
     import json
@@ -127,7 +129,7 @@ def _repeat(request: Request, crew: Crew, num_runs: int, as_json: bool) -> int:
     def run_one(run_id: str) -> Mapping[str, Any]:
         start_ns = request.command_start_ns if run_id == ids[0] else SystemClock().now_ns()
         try:
-            summary = _run_one(replace(request, run_id=run_id, command_start_ns=start_ns), crew)
+            summary = _run_one(replace(request, run_id=run_id, command_start_ns=start_ns), crew, onlookers)
         except (UsageError, InterruptedRunError):
             raise
         except StorageBenchError as error:
@@ -142,7 +144,7 @@ def _repeat(request: Request, crew: Crew, num_runs: int, as_json: bool) -> int:
     from_first(crew, refuse_existing)
     if crew.member:
         for run_id in ids:
-            _run_one(replace(request, run_id=run_id), crew)
+            _run_one(replace(request, run_id=run_id), crew, onlookers)
         return EXIT_OK
     repeats = repeat(ids, run_one)
     click.echo(json.dumps(repeats.as_dict(), indent=1) + "\n" if as_json else repeats_text(repeats), nl=False)

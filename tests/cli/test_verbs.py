@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from storagebench.cli import ALONE
 from storagebench.commands.options import DATASET_OPTIONS, QUERY_OPTIONS, RUN_OPTIONS
 from storagebench.workload import option_fields
 
@@ -313,6 +314,14 @@ def test_import_of_a_folder(cli: Any, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["record_bytes"] == sum(100 + index for index in range(6))
     assert cli("verify", "--data-dir", str(tmp_path / "data")).returncode == 0
+
+
+@pytest.mark.parametrize("verb", sorted(ALONE))
+def test_a_verb_of_one_command_is_refused_where_a_launcher_started_several(verb: str, cli_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    done = cli_here(verb)
+    assert done.returncode == 2 and f"`storagebench {verb}` is one command" in done.stderr
 
 
 def test_debug_shows_the_traceback(cli: Any, tmp_path: Path) -> None:

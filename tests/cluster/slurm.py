@@ -23,6 +23,7 @@ NODES = ("rig1", "rig2")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "sinfo", "scancel")
 _UP_WITHIN_S = 30.0
 # Ports are of the namespace's own loopback. config_overrides: each node has four CPUs, whatever the machine has.
+# Heterogeneous jobs are started by the backfill scheduler only.
 _CONF = """
 ClusterName=rig
 SlurmctldHost=control(127.0.0.1)
@@ -44,7 +45,8 @@ SwitchType=switch/none
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
-SchedulerType=sched/builtin
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides

@@ -159,6 +159,15 @@ def test_slurm_steps_tell_who_is_who(slurm: Any) -> None:
     assert found[0]["address"] == "rig1"
 
 
+def test_a_heterogeneous_job_meets_at_its_first_component(slurm: Any) -> None:
+    """Hosts of different size are asked for like this; the first component need not be on the first host of the list."""
+    done = slurm.run("srun", "-N1", "-n1", "-w", "rig2", *PYTHON, TOLD, ":", "-N1", "-n2", "-w", "rig1", *PYTHON, TOLD)
+    assert done.returncode == 0, done.stderr + slurm.logs()
+    found = lines(done.stdout)
+    assert [(row["member"], row["num_members"], row["host"]) for row in found] == [(0, 3, "rig2"), (1, 3, "rig1"), (2, 3, "rig1")]
+    assert {row["address"] for row in found} == {"rig2"}
+
+
 def test_a_batch_script_is_one_process_and_its_steps_are_many(slurm: Any, tmp_path: Path) -> None:
     (tmp_path / "told.py").write_text(TOLD)
     told = f"{sys.executable} -P told.py"

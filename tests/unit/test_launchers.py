@@ -37,6 +37,13 @@ MEMBERS = {
         {**recorded("srun-arbitrary"), "MASTER_ADDR": "rig2", "MASTER_PORT": "29500"},
         Launched("slurm", 0, 3, 0, "1", "rig2", 29500, False),
     ),
+    # Two components, the first one on rig2: the step's list is sorted, and task 0 is not on its first host.
+    "srun of a heterogeneous job": (recorded("srun-het-1"), Launched("slurm", 1, 3, 0, "1", "rig2", 20000 + 97, False)),
+    "its task 0": (recorded("srun-het-0"), Launched("slurm", 0, 3, 0, "0", "rig2", 20000 + 97, False)),
+    "a step of another component": (
+        {**recorded("srun-het-1"), "SLURM_STEP_NODELIST": "rig1"},
+        Launched("slurm", 1, 3, 0, "1", "rig1", 20000 + 97, False),
+    ),
     "mpirun -np 3": (recorded("mpirun"), Launched("openmpi", 2, 3, 2, "", "127.0.0.1", 23919, False)),
     "mpirun -x MASTER_ADDR": ({**recorded("mpirun-in-sbatch"), "MASTER_ADDR": "rig1"}, Launched("openmpi", 2, 3, 0, "", "rig1", 21012, False)),
     "Indexed Job": (POD, Launched("kubernetes", 2, 4, 0, "2", "bench-0.bench", 29500, False)),
@@ -85,7 +92,7 @@ REFUSED = [
     (without(recorded("srun"), "SLURM_STEP_NUM_TASKS"), "SLURM_STEP_NUM_TASKS is not set", "unset SLURM_STEP_ID"),
     (without(recorded("srun"), "SLURM_STEP_NODELIST"), "SLURM_STEP_NODELIST is not set", "MASTER_ADDR"),
     ({**recorded("srun"), "SLURM_STEP_NODELIST": "rig[1-"}, "'rig[1-' is not a list of hosts", "MASTER_ADDR"),
-    (recorded("srun-arbitrary"), "SLURM_NODEID=1: task 0 is not on the step's first host", "--distribution=arbitrary"),
+    (recorded("srun-arbitrary"), "task 0 is on SLURMD_NODENAME=rig2, and the others would look for it on rig1", "--distribution=arbitrary"),
     (
         recorded("mpirun-in-sbatch"),
         "MASTER_ADDR is not set, and 3 processes of mpirun have to meet, of which this host has 1",
@@ -119,8 +126,10 @@ def test_all_members_of_a_step_or_job_find_the_same_place_and_neighbours_another
     for job in range(41, 45):
         for step in range(5):
             found = [
-                launched({**recorded("srun"), "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step), "SLURM_PROCID": str(task), "SLURM_NODEID": node})
-                for task, node in enumerate("0001")
+                launched(
+                    {**recorded("srun"), "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step), "SLURM_PROCID": str(task), "SLURMD_NODENAME": node}
+                )
+                for task, node in enumerate(("rig1", "rig1", "rig1", "rig2"))
             ]
             places = {(member.address, member.port) for member in found if member is not None}
             assert len(found) == 4 and len(places) == 1
