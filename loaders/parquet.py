@@ -30,7 +30,7 @@ class ParquetLoader:
 
     def open(self, job: LoadJob) -> LoaderRun:
         refuse_io_modes(self.name, job)
-        return RowGroupRun(replace(job, decode=at_least_parse(job.decode)), RowGroupReader(job.store, job.dataset))
+        return RowGroupRun(replace(job, decode=at_least_parse(job.decode)), RowGroupReader(job.store, job.dataset, job.shards_here))
 
 
 class GroupReader(Protocol):

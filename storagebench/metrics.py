@@ -53,6 +53,7 @@ def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[HostRecords]
         "loader": config["loader"]["name"],
         "format": run["dataset"]["format"],
         "storage": run["store"]["kind"],
+        "placement": config["run"].get("placement", "shared"),
         "cache": config["run"]["cache"],
         "decode": effective.get("decode"),
         "decode_asked": config["run"]["decode"],

@@ -198,7 +198,8 @@ class DatasetIndexed(Protocol):
 class LoadJob:
     """What a loader is asked to do for one rank: plain data, goes to worker processes as it is. `io_depth`: reads in flight of one worker of the loader
     `direct`, 0 leaves it to the loader. `counts_process`: this rank reports what the kernel counted of its whole process, as the first of those that
-    share it."""
+    share it. `shard_spans`: where each host holds a part of the dataset only, for each rank (all of them, in order) the shards [first, stop) of its host;
+    empty where all ranks read all shards."""
 
     store: StoreSpec
     dataset: Dataset
@@ -216,6 +217,21 @@ class LoadJob:
     verify: str = "off"
     handover_bytes_per_sample: int = 0
     counts_process: bool = True
+    shard_spans: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def shards_here(self) -> range:
+        """The shards that this rank's host holds."""
+        return range(*self.shard_spans[self.rank]) if self.shard_spans else range(self.dataset.num_shards)
+
+    @property
+    def num_dealt_shards(self) -> int:
+        """Shards of this rank in an epoch, where whole shards are dealt to the ranks."""
+        if not self.shard_spans:
+            return len(range(self.rank, self.dataset.num_shards, self.world_size))
+        mine = self.shard_spans[self.rank]
+        before, sharing = self.shard_spans[: self.rank].count(mine), self.shard_spans.count(mine)
+        return len(range(before, len(self.shards_here), sharing))
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def _what(s: Summary) -> Iterator[Section]:
         ("accelerators", w.accelerators(s) + hosts),
         ("loader", f"{s['loader']}{f' ({settings})' if settings else ''}"),
         ("format", s["format"]),
-        ("storage", s["storage"]),
+        ("storage", s["storage"] + (f", {s.get('placement', 'shared')}" if s["num_hosts"] > 1 else "")),
         ("decode", f"{s['decode'] or 'unknown'}{asked}"),
         ("steps", f"{s['measured_steps']} measured, {s['warmup_steps']} warm-up, {s['idle_steps']} idle; {s['epochs']} epochs planned"),
         ("batch", f"{s['batch_size']} samples a rank"),
