@@ -98,7 +98,7 @@ def prepare(request: Request) -> Path:
         spec = store.spec  # an S3 store has learned whether ranges work; the ranks need not ask again
     finally:
         store.close()
-    configured = _with_depth(configured, spec, dataset)
+    configured = with_depth(configured, spec, dataset)
     workload = configured.workload
     ceiling = _ceiling_asked(request, info, dataset, spec)
     plan = make_plan(workload, workload.run.num_accelerators, dataset)
@@ -135,7 +135,7 @@ def prepare(request: Request) -> Path:
     return run_dir
 
 
-def _with_depth(configured: Configured, spec: StoreSpec, dataset: Dataset) -> Configured:
+def with_depth(configured: Configured, spec: StoreSpec, dataset: Dataset) -> Configured:
     """Threads and reads in flight as a short probe finds them, where the user leaves them open and the loader keeps reads in flight."""
     loader = configured.workload.loader
     if loader.io_depth or not loader_info(loader.name).prefers_odirect or loader_info(loader.name).unit_of(dataset.format) != "sample":
