@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from storagebench.checks.judge import judge, write_summary
 from storagebench.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DatasetError, StorageError, UsageError
 from storagebench.experiments.search import Ask, Rules, Trial
 from storagebench.experiments.searching import Summary, trial_of
@@ -107,8 +108,6 @@ def _set_aside(found: Sequence[Tried]) -> list[Tried]:
 
 def _summary_of(run_dir: Path) -> Summary | None:
     """The summary of a run whose command came to its end; None for an interrupted one."""
-    from storagebench.checks.judge import write_summary
-
     if not (run_dir / RUN_FILE).is_file():
         return None
     ends = [record for path in host_traces(run_dir) for record in read_trace(path).of_kind("end")]
@@ -117,12 +116,19 @@ def _summary_of(run_dir: Path) -> Summary | None:
     try:
         summary: Summary = json.loads((run_dir / SUMMARY_FILE).read_bytes())
     except FileNotFoundError:  # killed while it was judged
-        return write_summary(run_dir)
+        return _judged(run_dir)
     except (OSError, ValueError) as error:
         raise DatasetError(
             f"{run_dir / SUMMARY_FILE} cannot be read ({error})", f"delete it: `storagebench report {run_dir}` makes it anew"
         ) from None
     return summary
+
+
+def _judged(run_dir: Path) -> Summary:
+    try:
+        return write_summary(run_dir)
+    except StorageError:  # an archive may be read-only
+        return judge(run_dir)
 
 
 def _lines(folder: Path) -> Iterator[dict[str, Any]]:
