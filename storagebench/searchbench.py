@@ -22,10 +22,11 @@ from storagebench.experiments.searching import Summary, plural
 from storagebench.experiments.searchstate import is_search, load_search, save_search
 from storagebench.experiments.signtest import boundary
 from storagebench.manifest import Dataset, load_dataset
+from storagebench.plan import make_plan
 from storagebench.probe.ceiling import ceiling_group, run_headroom
 from storagebench.rankmain import shard_paths
 from storagebench.records import as_plain, read_run
-from storagebench.registry import loader_info, missing_modules
+from storagebench.registry import loader_info, misfit, missing_modules
 from storagebench.session import Request, execute, prepare, store_spec, with_depth
 from storagebench.storage import open_spec, parse_url
 from storagebench.units import format_rate
@@ -53,8 +54,20 @@ def share_of(request: Request, accelerators: int) -> int:
     run = request.configured.workload.run
     if SHARE in request.configured.provenance or not loader_info(request.configured.workload.loader.name).shares_process:
         return run.accelerators_per_process
-    processes = 1 if missing_modules(("torch",)) else len(os.sched_getaffinity(0))
-    return -(-accelerators // processes)
+    return -(-accelerators // _most_processes())
+
+
+def _most_processes() -> int:
+    return 1 if missing_modules(("torch",)) else len(os.sched_getaffinity(0))
+
+
+def _sharing(request: Request) -> str:
+    if SHARE in request.configured.provenance:
+        return f"accelerators per process: {request.configured.workload.run.accelerators_per_process}, as given"
+    if not loader_info(request.configured.workload.loader.name).shares_process:
+        return f"each accelerator has a process: loader {request.configured.workload.loader.name} needs that"
+    processes = _most_processes()
+    return f"accelerators share {processes} process{'es, as many as there are cores' if processes > 1 else ''} (--accelerators-per-process says otherwise)"
 
 
 Following = Callable[[Path, Mapping[str, Any]], AbstractContextManager[None]]
@@ -94,6 +107,7 @@ def begun(request: Request, limits: Limits, say: Callable[[str], None]) -> tuple
     """
     _refuse(request, limits)
     dataset = _dataset(request)
+    _refuse_unfit(request, dataset)
     settings = _settings(request, limits)
     folder = request.results_dir
     if is_search(folder):
@@ -105,6 +119,7 @@ def begun(request: Request, limits: Limits, say: Callable[[str], None]) -> tuple
         return saved, True
     guess = _guess(request, dataset, limits)
     say(f"begins at {plural(guess['start'])}: {guess['why']}")
+    say(_sharing(request))
     workload = request.configured.workload
     rules = Rules(workload.train.au_threshold, limits.confidence, limits.confirmations, limits.most_accelerators, limits.most_runs, guess["start"])
     found = with_depth(request.configured, store_spec(request, dataset), dataset).workload.loader
@@ -137,6 +152,15 @@ def _refuse(request: Request, limits: Limits) -> None:
     if not 0.5 < limits.confidence < 1:
         raise UsageError(f"--confidence is {limits.confidence:g}, and must be above 0.5 and below 1", "such as 0.95")
     boundary(limits.confidence, limits.confirmations)  # raises where so few runs cannot say it
+
+
+def _refuse_unfit(request: Request, dataset: Dataset) -> None:
+    """What no number of accelerators could change: a loader that does not read this, or too few samples for one step of one accelerator."""
+    workload = request.configured.workload
+    problem = misfit(workload.loader.name, dataset.format, store_spec(request).kind, workload.run.cache == "direct")
+    if problem is not None:
+        raise problem
+    make_plan(changed(request.configured, {COUNT: 1}, "search").workload, 1, dataset)
 
 
 def _settings(request: Request, limits: Limits) -> dict[str, Any]:
@@ -198,8 +222,13 @@ def _guess(request: Request, dataset: Dataset, limits: Limits) -> dict[str, Any]
     demand = stored * workload.train.batch_size / workload.compute_time_of_step_s()
     if workload.loader.name == "null":
         return {"start": 1, "why": "loader null reads nothing", "bytes_per_s": None, "demand_bytes_per_s": demand}
+    if workload.run.cache == "as-is":
+        why = "a raw read would change the cache, which --cache as-is leaves as it is"
+        return {"start": 1, "why": why, "bytes_per_s": None, "demand_bytes_per_s": demand}
     try:
         rate = _raw_rate(request, dataset)
+    except InterruptedRunError:
+        raise
     except StorageBenchError as error:
         return {"start": 1, "why": f"the storage could not be read raw ({error.message})", "bytes_per_s": None, "demand_bytes_per_s": demand}
     fits = int(rate / (workload.train.au_threshold * demand))
@@ -211,8 +240,7 @@ def _guess(request: Request, dataset: Dataset, limits: Limits) -> dict[str, Any]
 
 
 def _raw_rate(request: Request, dataset: Dataset) -> float:
-    """Bytes per second of raw reads as the run's, in its cache state, by several times its readers. Raises StorageError, DatasetError; UsageError for
-    --cache as-is."""
+    """Bytes per second of raw reads as the run's, in its cache state, by several times its readers. Raises StorageError, DatasetError."""
     workload, spec = request.configured.workload, store_spec(request, dataset)
     group = ceiling_group(dataset, loader_info(workload.loader.name).unit_of(dataset.format), workload.loader.shuffle, workload.run.cache, spec)
     paths, _ = shard_paths(spec, dataset)

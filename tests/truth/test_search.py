@@ -97,7 +97,7 @@ def check(setting: Setting, data: str, results: Path, cli: Any, *more: str) -> d
     return found
 
 
-QUICK = replace(SETTINGS[0], name="wire, killed", compute_s=0.030, steps=30)
+QUICK = replace(SETTINGS[0], name="wire, killed", compute_s=0.030, steps=20)
 FEW = ("--confidence", "0.75", "--confirmations", "2", "--num-accelerators", "2")
 
 
