@@ -84,9 +84,9 @@ def command(
     )
     with handling_signals():
         found = _search(request, Limits(max_accelerators, confirmations, confidence, max_runs))
+    click.echo(json.dumps(found.as_dict(), indent=1) + "\n" if as_json else search_text(found), nl=False)
     if html_file is not None:
         _write_page(html_file, request.results_dir)
-    click.echo(json.dumps(found.as_dict(), indent=1) + "\n" if as_json else search_text(found), nl=False)
     return found.exit_code
 
 

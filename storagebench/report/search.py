@@ -67,7 +67,7 @@ def reasons(found: Found) -> list[str]:
     lines += found.notes
     lines += [f"not counted: {why}" for why in found.left_out.values()]
     if found.interrupted:
-        lines.append(f"interrupted, and made again: {', '.join(found.interrupted)}")
+        lines.append(f"did not come to their end, and are made again: {', '.join(found.interrupted)}")
     return lines
 
 
