@@ -66,7 +66,8 @@ class Setting:
 
 
 # Steps of 100 ms and more: a host that wakes a rank some milliseconds late does not move AU by much. The capacities are such that AU at the answer and above
-# it is 4.5 % and more away from the threshold.
+# it is 4.5 % and more away from
+# the threshold: in a run that --max-steps cuts short the prefetch credit takes up to a step of the 24 off (the queue's level is seen when a batch is taken).
 SETTINGS = [
     Setting("wire", "A2, N = floor(c B / (b t)) = floor(2.25 / 0.9)", 0.100, 0.9, 2.25),
     Setting("wire, low threshold", "A2, N = floor(c B / (b t)) = floor(5.2 / 0.7)", 0.100, 0.7, 5.2),
