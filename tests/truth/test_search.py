@@ -59,7 +59,7 @@ class Setting:
         return [
             "search", "quick", "--data-dir", f"shaped+{data}", *wire, "--storage-option", f"latency={self.latency_s}s", "--loader", "direct",
             "--batch-size", str(BATCH), "--compute-time", f"{self.compute_s}s", "--au-threshold", str(self.threshold), "--num-workers",
-            str(self.workers), "--prefetch-batches", "2", "--warmup-steps", "6", "--max-steps", str(self.steps + 6), "--epochs", "100",
+            str(self.workers), "--prefetch-batches", str(max(2, self.workers)), "--warmup-steps", "6", "--max-steps", str(self.steps + 6), "--epochs", "100",
             "--null-duration", "0", "--headroom-duration", "0.2", "--cache", "warm", "--decode", "none", *self.share,
             "--max-accelerators", str(MOST), "--results-dir", str(results), "--search-id", "s", *more,
         ]  # fmt: skip
@@ -73,7 +73,7 @@ SETTINGS = [
     Setting("wire, low threshold", "A2, N = floor(c B / (b t)) = floor(5.2 / 0.7)", 0.100, 0.7, 5.2),
     Setting("nothing read ahead", "A1, N = floor(c B / b (1/t - 1 - L/c)) = floor(6.2 (1/0.6 - 1 - 0.1))", 0.160, 0.6, 6.2, 0.016, 0),
     Setting("nothing read ahead, half", "A1, N = floor(c B / b (1/t - 1)) = floor(4.5 (1/0.5 - 1))", 0.100, 0.5, 4.5, 0.0, 0),
-    Setting("wire and latency that overlaps", "A2, N = floor(c B / (b t)) = floor(4.05 / 0.9), as c W / (L + b/B) > 1", 0.100, 0.9, 4.05, 0.120, 2),
+    Setting("wire and latency that overlaps", "A2, N = floor(c B / (b t)) = floor(4.05 / 0.9), as c W / (L + b/B) = 2.8", 0.100, 0.9, 4.05, 0.120, 4),
     Setting("latency that does not overlap enough", "A2, c W / (L + b/B) = 0.77 for each N, so none", 0.100, 0.9, 40.0, 0.2575, 2),
     Setting("latency alone, overlapped", "A2, c W / L > 1 for each N, so all that are tried", 0.100, 0.9, None, 0.120, 2),
 ]
