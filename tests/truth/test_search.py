@@ -171,7 +171,7 @@ def again_and_reported(data: str, results: Path, cli: Any, found: dict[str, Any]
 @pytest.mark.catalogue
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_known_answers(setting: Setting, data: str, tmp_path: Path, cli: Any) -> None:
-    check(setting, data, tmp_path, cli)
+    check(setting, data, tmp_path, cli, "--confidence", "0.9", "--confirmations", "8")
 
 
 @pytest.mark.catalogue
