@@ -25,6 +25,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "import-config": ("import_config", "A workload file of DLIO or mlpstorage as one of ours, and what it could not carry over."),
     "verify": ("verify", "Is every shard whole, every sample's checksum right."),
     "run": ("run", "Measure: AU, throughput, stalls, for one loader; writes a run folder."),
+    "rerun": ("rerun", "A saved run once more, from its folder alone."),
+    "search": ("search", "The largest number of accelerators that still meets the AU threshold."),
     "query": ("query", "Reads in MLPerf Inference's four scenarios: latency, and the rate that holds."),
     "probe": ("probe", "The raw ceiling of a storage as this client sees it."),
     "diagnose": ("diagnose", "Where the time goes, and the next knob to turn."),

@@ -142,7 +142,7 @@ def _planned(request: Request, members: Sequence[Mapping[str, Any]], shares: Map
         spec = store.spec  # an S3 store has learned whether ranges work; the ranks need not ask again
     finally:
         store.close()
-    configured = _with_depth(configured, spec, here)
+    configured = with_depth(configured, spec, here)
     workload = configured.workload
     ceiling = _ceiling_asked(request, info, dataset, spec)
     spans = spans_of_ranks(partition, [(hosts.index(row["host"]), row["ranks"]) for row in members]) if partition else ()
@@ -199,7 +199,7 @@ def _refuse_other_dataset(planned: Mapping[str, Any], dataset: Dataset, spec: St
         )
 
 
-def _with_depth(configured: Configured, spec: StoreSpec, dataset: Dataset) -> Configured:
+def with_depth(configured: Configured, spec: StoreSpec, dataset: Dataset) -> Configured:
     """Threads and reads in flight as a short probe finds them, where the user leaves them open and the loader keeps reads in flight."""
     loader = configured.workload.loader
     if loader.io_depth or not loader_info(loader.name).prefers_odirect or loader_info(loader.name).unit_of(dataset.format) != "sample":

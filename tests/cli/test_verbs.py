@@ -37,6 +37,9 @@ Verbs:
   verify         Is every shard whole, every sample's checksum right.
   run            Measure: AU, throughput, stalls, for one loader; writes a run
                  folder.
+  rerun          A saved run once more, from its folder alone.
+  search         The largest number of accelerators that still meets the AU
+                 threshold.
   query          Reads in MLPerf Inference's four scenarios: latency, and the
                  rate that holds.
   probe          The raw ceiling of a storage as this client sees it.
@@ -129,6 +132,8 @@ def test_help(cli: Any) -> None:
         "import-config",
         "verify",
         "run",
+        "rerun",
+        "search",
         "query",
         "probe",
         "diagnose",
