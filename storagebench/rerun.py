@@ -9,9 +9,11 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from storagebench import host
+from storagebench.cluster.crew import Crew
 from storagebench.configfile import Configured
 from storagebench.errors import DatasetError, UsageError
 from storagebench.manifest import load_dataset
+from storagebench.members import first_host, members_of
 from storagebench.queryrecords import is_query_run
 from storagebench.records import read_run
 from storagebench.session import Request
@@ -24,7 +26,7 @@ _FACTS: Final = ("host", "cpu", "usable_cores", "memory_bytes")
 
 
 def request_of(
-    run_dir: Path, results_dir: Path, run_id: str, command: Sequence[str], command_start_ns: int, debug: bool, say: Callable[[str], None]
+    run_dir: Path, results_dir: Path, run_id: str, command: Sequence[str], command_start_ns: int, debug: bool, crew: Crew, say: Callable[[str], None]
 ) -> Request:
     """The request that this run was, and what is no more as it was then, said. Options that the run had found out by itself (threads, reads in flight, O_DIRECT)
     are kept as they were.
@@ -43,7 +45,7 @@ def request_of(
         ) from None
     url, options = place_of(run)
     _refuse_other_dataset(run_dir, run, url, options)
-    for line in _differences(run):
+    for line in _differences(run) if crew.member == 0 else ():
         say(f"note: {line}")
     return Request(
         configured=configured,
@@ -55,6 +57,7 @@ def request_of(
         command_start_ns=command_start_ns,
         debug=debug,
         ceiling=run["ceiling"] is not None,
+        ranks=ranks_again(run_dir, run, crew.member, crew.num_members),
     )
 
 
@@ -82,14 +85,24 @@ def _refuse_other_dataset(run_dir: Path, run: Mapping[str, Any], url: str, optio
 
 
 def _differences(run: Mapping[str, Any]) -> list[str]:
-    """Versions and facts of the host that are not as they were."""
-    versions, facts = host.versions(), host.facts(None)
-    names = dict.fromkeys((*run["versions"], *versions))
+    """Versions and facts of the host that are not as they were; of the first host, where the run had several."""
+    then, versions, facts = first_host(run), host.versions(), {"host": host.label(), **host.facts(None)}
+    names = dict.fromkeys((*then["versions"], *versions))
     lines = [
-        f"{name} was {run['versions'].get(name, 'not installed')} in that run, and is {versions.get(name, 'not installed')} now"
+        f"{name} was {then['versions'].get(name, 'not installed')} in that run, and is {versions.get(name, 'not installed')} now"
         for name in names
-        if run["versions"].get(name) != versions.get(name)
+        if then["versions"].get(name) != versions.get(name)
     ]
-    return lines + [
-        f"{name} was {run['host'].get(name)} in that run, and is {facts[name]} now" for name in _FACTS if run["host"].get(name) != facts[name]
-    ]
+    return lines + [f"{name} was {then.get(name)} in that run, and is {facts[name]} now" for name in _FACTS if then.get(name) != facts[name]]
+
+
+def ranks_again(run_dir: Path, run: Mapping[str, Any], member: int, num_members: int) -> int:
+    """How many accelerators this member of so many has, as in the saved run. Raises UsageError where it had another number of members."""
+    members = members_of(run)
+    if len(members) != num_members:
+        by = f"{len(members)} commands that {run['launcher']} started" if run["launcher"] else "one command"
+        raise UsageError(
+            f"{run_dir} is a run of {by}, and this is rerun by {num_members}",
+            f"start it as that run was: {len(members)} commands, or use `storagebench run` with its settings",
+        )
+    return int(members[member]["ranks"])

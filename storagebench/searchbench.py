@@ -1,6 +1,6 @@
-"""The search's bench on this host: what was asked and where to begin (from a raw read), and one run of so many accelerators through the session.
+"""The search's bench: what was asked and where to begin (from a raw read of this host), and one run of so many accelerators through the session.
 
-Over several hosts only `HostSearch.run` is another function.
+Where a launcher started several commands, member 0 leads the search, and the others follow it from run to run.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from storagebench import host
 from storagebench.checks.judge import judge
 from storagebench.clock import SystemClock
+from storagebench.cluster.crew import Alone, Crew
+from storagebench.cluster.membership import share
 from storagebench.configfile import changed
 from storagebench.errors import DatasetError, InterruptedRunError, StorageBenchError, UsageError
 from storagebench.experiments.search import Rules
@@ -27,7 +29,7 @@ from storagebench.probe.ceiling import ceiling_group, run_headroom
 from storagebench.rankmain import shard_paths
 from storagebench.records import as_plain, read_run
 from storagebench.registry import loader_info, misfit, missing_modules
-from storagebench.session import Request, execute, prepare, store_spec, with_depth
+from storagebench.session import Request, prepare, store_spec, take_part, with_depth
 from storagebench.storage import open_spec, parse_url
 from storagebench.units import format_rate
 
@@ -74,30 +76,53 @@ Following = Callable[[Path, Mapping[str, Any]], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
-class HostSearch:
-    """Runs of this request with other numbers of accelerators. `request.results_dir` is the search's own folder. `depth` is what was found of the loader's
-    settings when the search began, the same for all runs; `following` shows the progress of a run."""
+class Runs:
+    """Runs of this request with other numbers of accelerators, shared out over the crew. `request.results_dir` is the search's own folder. `depth` is what was
+    found of the loader's settings when the search began, the same for all runs; `following` shows the progress of a run."""
 
     request: Request
     depth: Mapping[str, int]
     following: Following
     say: Callable[[str], None]
+    crew: Crew = field(default_factory=Alone)
 
     def run(self, accelerators: int, run_id: str) -> Summary:
-        """The summary of a run, also of one that failed. Raises UsageError where it does not fit, other errors where it could not begin, and
-        InterruptedRunError."""
-        job = self.request
-        settings = {**self.depth, COUNT: accelerators, SHARE: share_of(job, accelerators)}
-        request = replace(job, configured=changed(job.configured, settings, "search"), run_id=run_id, command_start_ns=SystemClock().now_ns())
-        run_dir = prepare(request)
+        """At member 0, which leads: the summary of a run, also of one that failed (unless others take part, who have then left). Raises UsageError where it
+        does not fit, other errors where it could not begin, and InterruptedRunError."""
+        self.crew.exchange([accelerators, run_id])
+        run_dir = prepare(self._request(accelerators, run_id), self.crew)
         try:
             with self.following(run_dir, read_run(run_dir)["plan"]):
-                return execute(run_dir, job.debug)
+                summary = take_part(run_dir, self.crew, self.request.debug)
         except InterruptedRunError:
             raise
         except StorageBenchError as error:
+            if self.crew.num_members > 1:
+                raise
             self.say(f"error: run {run_id}: {error.message}\nhint: {error.hint}")
             return judge(run_dir)
+        assert summary is not None
+        return summary
+
+    def end(self) -> None:
+        """At member 0: there are no more runs."""
+        self.crew.exchange(None)
+
+    def follow(self) -> None:
+        """At the other members: take part in each run until there are no more."""
+        while (order := self.crew.exchange(None)[0]) is not None:
+            try:
+                run_dir = prepare(self._request(*order), self.crew)
+            except UsageError:
+                continue  # so many do not fit, which member 0 writes down
+            take_part(run_dir, self.crew, self.request.debug)
+
+    def _request(self, accelerators: int, run_id: str) -> Request:
+        job, members = self.request, self.crew.num_members
+        mine, most = share(accelerators, members, self.crew.member), share(accelerators, members, 0)
+        settings = {**self.depth, COUNT: max(mine, 1), SHARE: share_of(job, most)}
+        configured = changed(job.configured, settings, "search")
+        return replace(job, configured=configured, run_id=run_id, command_start_ns=SystemClock().now_ns(), ranks=mine)
 
 
 def begun(request: Request, limits: Limits, say: Callable[[str], None]) -> tuple[dict[str, Any], bool]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from storagebench.errors import EXIT_OK
+
+if TYPE_CHECKING:
+    from storagebench.session import Request
 
 
 @click.command("rerun")
@@ -22,27 +29,30 @@ def command(obj: dict[str, Any], /, run: Path, results_dir: Path, run_id: str | 
 
     Refused (exit code 3) where the dataset is another one now; versions that differ are said. Credentials come from the environment, as ever.
     """
-    import json
-
     from storagebench.clock import SystemClock
+    from storagebench.cluster.crew import agreed, from_first
+    from storagebench.cluster.join import join
     from storagebench.commands.progress import following, say
+    from storagebench.commands.run import shown
     from storagebench.launch import handling_signals
+    from storagebench.launchers import launched
     from storagebench.records import read_run
-    from storagebench.report.text import one_run
     from storagebench.rerun import request_of
-    from storagebench.session import default_run_id, execute, prepare
+    from storagebench.session import default_run_id, prepare, take_part
     from storagebench.workload import Workload
 
-    name = run_id or default_run_id(Workload.model_validate(read_run(run)["config"]), SystemClock())
-    with handling_signals():
-        request = request_of(run, results_dir, name, ["storagebench", *sys.argv[1:]], obj["start_ns"], obj["debug"], say)
-        run_dir = prepare(request)
+    with handling_signals(), closing(join(launched(os.environ))) as crew:
+        name = from_first(crew, lambda: run_id or default_run_id(Workload.model_validate(read_run(run)["config"]), SystemClock()))
+        requests: list[Request] = []
+        command = ["storagebench", *sys.argv[1:]]
+        agreed(crew, lambda: requests.append(request_of(run, results_dir, name, command, obj["start_ns"], obj["debug"], crew, say)))
+        run_dir = prepare(requests[0], crew)
+        if crew.member:
+            take_part(run_dir, crew, obj["debug"])
+            return EXIT_OK
         plan = read_run(run_dir)["plan"]
         say(f"run {name}, {run} once more: {plan['planned_steps']} steps on {plan['world_size']} accelerators into {run_dir}")
         with following(run_dir, plan):
-            summary = execute(run_dir, request.debug)
-    click.echo(json.dumps(summary, indent=1) + "\n" if as_json else one_run(summary), nl=False)
-    for finding in summary["findings"]:
-        if finding["severity"] == "error":
-            click.echo(f"error: {finding['message']}\nhint: {finding['hint']}", err=True)
-    return int(summary["exit_code"])
+            summary = take_part(run_dir, crew, obj["debug"])
+    assert summary is not None
+    return shown(summary, as_json)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from storagebench.commands.options import RUN_OPTIONS, configured, data_dir_option, parse_storage_options, storage_options, workload_options
+from storagebench.errors import EXIT_OK
 
 if TYPE_CHECKING:
+    from storagebench.cluster.crew import Crew
     from storagebench.experiments.searchresult import Found
     from storagebench.searchbench import Limits
     from storagebench.session import Request
@@ -64,42 +67,52 @@ def command(
     at that number and at the next one, in turns. --num-accelerators says where to begin. Each run is a run folder below the search's own; killed at any
     time, the same command goes on. Exit code 7: the runs did not agree."""
     from storagebench.clock import SystemClock
+    from storagebench.cluster.crew import from_first
+    from storagebench.cluster.join import join
     from storagebench.launch import handling_signals
+    from storagebench.launchers import launched
     from storagebench.report.search import search_text
     from storagebench.searchbench import Limits
     from storagebench.session import Request, default_run_id
 
     chosen = configured(workload, values, settings)
-    name = search_id or "search-" + default_run_id(chosen.workload, SystemClock())
-    request = Request(
-        configured=chosen,
-        data_dir=data_dir,
-        storage_options=parse_storage_options(storage_option),
-        results_dir=results_dir / name,
-        run_id=name,
-        command=["storagebench", *sys.argv[1:]],
-        command_start_ns=obj["start_ns"],
-        debug=obj["debug"],
-        ceiling=ceiling,
-    )
-    with handling_signals():
-        found = _search(request, Limits(max_accelerators, confirmations, confidence, max_runs))
+    with handling_signals(), closing(join(launched(os.environ))) as crew:
+        name = from_first(crew, lambda: search_id or "search-" + default_run_id(chosen.workload, SystemClock()))
+        request = Request(
+            configured=chosen,
+            data_dir=data_dir,
+            storage_options=parse_storage_options(storage_option),
+            results_dir=results_dir / name,
+            run_id=name,
+            command=["storagebench", *sys.argv[1:]],
+            command_start_ns=obj["start_ns"],
+            debug=obj["debug"],
+            ceiling=ceiling,
+        )
+        found = _search(request, Limits(max_accelerators, confirmations, confidence, max_runs), crew)
+    if found is None:
+        return EXIT_OK  # member 0 says it
     click.echo(json.dumps(found.as_dict(), indent=1) + "\n" if as_json else search_text(found), nl=False)
     if html_file is not None:
         _write_page(html_file, request.results_dir)
     return found.exit_code
 
 
-def _search(request: Request, limits: Limits) -> Found:
-    """Begin or go on, until there is an answer; the result is read from the folder."""
+def _search(request: Request, limits: Limits, crew: Crew) -> Found | None:
+    """Begin or go on, until there is an answer; the result is read from the folder, at member 0 (the others follow, and have none)."""
+    from storagebench.cluster.crew import from_first
     from storagebench.commands.progress import say
     from storagebench.experiments.searching import search
     from storagebench.experiments.searchresult import found_in
     from storagebench.experiments.searchstate import open_log, rules_of
-    from storagebench.searchbench import HostSearch, begun
+    from storagebench.searchbench import Runs, begun
 
     folder = request.results_dir
-    asked, again = begun(request, limits, say)
+    asked, again = from_first(crew, lambda: begun(request, limits, say))
+    runs = Runs(request, asked["depth"], _following, say, crew)
+    if crew.member:
+        runs.follow()
+        return None
     rules = rules_of(asked)
     with open_log(folder, rules) as log:
         if again:
@@ -107,7 +120,8 @@ def _search(request: Request, limits: Limits) -> Found:
             log.resume()
         else:
             say(f"search {request.run_id} into {folder}; if it is interrupted, the same command with --search-id {request.run_id} goes on")
-        search(rules, log, HostSearch(request, asked["depth"], _following, say).run, say)
+        search(rules, log, runs.run, say)
+    runs.end()
     return found_in(folder)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from storagebench.build import generate
+from storagebench.cluster.crew import Alone
 from storagebench.configfile import load_workload
 from storagebench.rerun import request_of
 from storagebench.storage import open_store
@@ -51,7 +52,7 @@ def test_a_run_is_repeated_with_all_that_it_was_asked(cli: Any, tmp_path: Path) 
 
     before["ceiling"] = {"direction": "read"}  # a run with --ceiling, whose probes would take half a minute here
     (tmp_path / "results" / "a" / "run.json").write_text(json.dumps(before))
-    assert request_of(tmp_path / "results" / "a", tmp_path, "c", [], 0, False, print).ceiling
+    assert request_of(tmp_path / "results" / "a", tmp_path, "c", [], 0, False, Alone(), print).ceiling
 
     refused = cli("rerun", "results/a", "--results-dir", "results", "--run-id", "a", cwd=tmp_path)
     assert refused.returncode == 2 and "run 'a' exists" in refused.stderr
@@ -90,8 +91,8 @@ def test_versions_that_differ_are_said(cli: Any, make_dataset: Any, tmp_path: Pa
     common = ["--compute-time", "2ms", "--batch-size", "4", "--null-duration", "0", "--headroom-duration", "0", "--cache", "as-is", "--epochs", "1"]
     assert cli("run", "quick", "--data-dir", path, *common, "--results-dir", str(tmp_path), "--run-id", "a").returncode == 0
     saved = run_file(tmp_path / "a")
-    saved["versions"] |= {"numpy": "1.0", "gone": "3"}
-    saved["host"]["cpu"] = "another"
+    saved["hosts"][0]["versions"] |= {"numpy": "1.0", "gone": "3"}
+    saved["hosts"][0]["cpu"] = "another"
     (tmp_path / "a" / "run.json").write_text(json.dumps(saved))
     again = cli("rerun", str(tmp_path / "a"), "--results-dir", str(tmp_path), "--run-id", "b")
     assert again.returncode == 0

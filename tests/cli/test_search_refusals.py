@@ -13,7 +13,7 @@ from storagebench import searchbench
 from storagebench.configfile import load_workload
 from storagebench.errors import DatasetError, UsageError
 from storagebench.experiments.searchstate import load_search
-from storagebench.searchbench import HostSearch, Limits, begun, share_of
+from storagebench.searchbench import Limits, Runs, begun, share_of
 from storagebench.session import Request
 
 LIMITS = Limits(64, 12, 0.95, 80)
@@ -94,7 +94,7 @@ def test_how_accelerators_share_processes(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_what_does_not_fit_is_refused_without_a_run(make_dataset: Any, tmp_path: Path) -> None:
     """More accelerators than one global batch has samples for: a UsageError, and no folder."""
     path, _ = make_dataset()
-    bench = HostSearch(request(path, tmp_path / "s"), {}, lambda *_: pytest.fail("nothing is to be run"), quiet)
+    bench = Runs(request(path, tmp_path / "s"), {}, lambda *_: pytest.fail("nothing is to be run"), quiet)
     with pytest.raises(UsageError, match="make no full step"):
         bench.run(17, "run-0001-n17")
     assert not (tmp_path / "s").exists()
