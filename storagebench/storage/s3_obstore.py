@@ -4,20 +4,19 @@ release the GIL. Its own retries are off: `s3_retry` asks again.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from storagebench.protocols import Extent
 from storagebench.storage.counting import STREAM_BUFFER_BYTES, Tally
-from storagebench.storage.s3_config import CONNECT_TIMEOUT_S, MAX_CONCURRENCY, Credentials, S3Settings
+from storagebench.storage.s3_config import Credentials, S3Settings
 from storagebench.storage.s3_errors import NotPartialError, ReadFailedError, error_code, not_partial, too_large, truncated, wrong_answer, wrong_size
+from storagebench.storage.s3_obstore_client import make_obstore
 from storagebench.storage.s3_retry import Retrier
 
-_CREDENTIAL_TTL = timedelta(minutes=10)
 # obstore has one limit of time for all requests of a client, which includes the body: longer ones go through a client of their own.
 _SHORT_BYTES = 8 * 2**20
 _LONG_LIMIT = timedelta(days=1)
@@ -47,7 +46,7 @@ class ObstoreClient:
         self._read_range = read_range
         self._has_ranges = has_ranges
         self._size_of = size_of
-        self._store = _make_store(settings, credentials, timedelta(seconds=settings.retry.longest_s(_SHORT_BYTES)))
+        self._store = make_obstore(settings, credentials, timedelta(seconds=settings.retry.longest_s(_SHORT_BYTES)))
         self._credentials = credentials
         self._long_store: Any = None
         self._longer: set[str] = set()  # keys whose object is longer than an extent at its front: these extents are ranges, not whole objects
@@ -218,7 +217,7 @@ class ObstoreClient:
             return self._store
         with self._lock:
             if self._long_store is None:
-                self._long_store = _make_store(self._settings, self._credentials, _LONG_LIMIT)
+                self._long_store = make_obstore(self._settings, self._credentials, _LONG_LIMIT)
             return self._long_store
 
     def _get(self, key: str, num_bytes: int) -> tuple[Any, int]:
@@ -239,42 +238,3 @@ class ObstoreClient:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._settings.concurrency, "storagebench-s3")
             return self._pool
-
-
-def _make_store(settings: S3Settings, credentials: Credentials, limit: timedelta) -> Any:
-    """One runtime of obstore's serves the whole process, with a thread a core by default. The callers, who take and check what arrives, need cores too: half
-    as many threads gave a tenth more bytes/s at four fifths of the CPU time here (115 KB objects, 2 cores). A value in the environment wins."""
-    os.environ.setdefault("TOKIO_WORKER_THREADS", str(max(1, len(os.sched_getaffinity(0)) // 2)))
-    from obstore.store import S3Store
-
-    config: dict[str, Any] = {"region": settings.region, "skip_signature": settings.anonymous}
-    if settings.endpoint:
-        # The service-specific name, because it wins over what obstore itself reads from AWS_ENDPOINT_URL_S3.
-        config |= {"aws_endpoint_url_s3": settings.endpoint, "virtual_hosted_style_request": False}
-    client: dict[str, Any] = {
-        "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-        "read_timeout": timedelta(seconds=settings.retry.timeout_s),
-        "timeout": limit,  # of the whole request; the default of 30 s would cut large objects on slow links
-        "allow_http": bool(settings.endpoint and settings.endpoint.startswith("http://")),
-        "pool_max_idle_per_host": str(MAX_CONCURRENCY),  # fewer than are in use would close a connection after each request
-    }
-    bundle = os.environ.get("AWS_CA_BUNDLE")
-    if bundle and not client["allow_http"]:
-        with open(bundle, "rb") as file:
-            client["root_certificate"] = file.read()
-    retry: dict[str, Any] = {"max_retries": 0}
-    provider = None if credentials.anonymous else _provider(credentials)
-    made: Any = S3Store(settings.bucket, config=config, client_options=client, retry_config=retry, credential_provider=provider)  # type: ignore[arg-type]
-    return made
-
-
-def _provider(credentials: Credentials) -> Callable[[], Any]:
-    """What obstore calls for keys: at the start, and again before they expire where they do."""
-
-    def provide() -> dict[str, Any]:
-        now = credentials.current()
-        assert now is not None
-        expires = datetime.now(UTC) + _CREDENTIAL_TTL if credentials.refreshable else None
-        return {"access_key_id": now.access_key, "secret_access_key": now.secret_key, "token": now.token, "expires_at": expires}
-
-    return provide

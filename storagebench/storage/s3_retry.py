@@ -4,7 +4,7 @@ The clients' own retries are switched off, so that each is seen, counted by its 
 (obstore 0.12.1, s3fs 2026.9.0 with aiobotocore 3.10.0, pyarrow 25.0.1; one failure each, GETs that came):
 - obstore `max_retries` 0: one GET for each, resuming a body after a cut included, which it does with retries on.
 - botocore `total_max_attempts` 1 and s3fs `retries` 1: one GET, but two where a kept connection is reset before the answer: aiohttp asks such a GET again by
-  itself. `s3_s3fs` switches that off (`_retry_connection` of its session).
+  itself. `s3_s3fs_client` switches that off (`_retry_connection` of its session).
 - pyarrow `max_attempts` 1: one GET, but two where a kept connection is reset before the answer: curl's own, which has no switch. Its `request_timeout` works on Linux
   too (its documentation says not), as curl's low speed limit of 1 byte/s over an average of seconds: a body that stopped ended 6 to 7 s after the timeout.
 

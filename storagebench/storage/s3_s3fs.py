@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from typing import Any
 
 from storagebench.protocols import Extent
 from storagebench.storage.counting import STREAM_BUFFER_BYTES, Tally
 from storagebench.storage.loop_thread import LoopThread
-from storagebench.storage.s3_config import CONNECT_TIMEOUT_S, Credentials, S3Settings, boto_config, boto_session
+from storagebench.storage.s3_config import CONNECT_TIMEOUT_S, Credentials, S3Settings
 from storagebench.storage.s3_control import counted, watch_requests
 from storagebench.storage.s3_errors import ReadFailedError, check_range, error_code, too_large, truncated, wrong_answer, wrong_size
 from storagebench.storage.s3_retry import Retrier
-
-_S3FS_ATTEMPTS = 1  # `s3_retry` asks again
+from storagebench.storage.s3_s3fs_client import make_s3fs
 
 
 class S3fsClient:
@@ -44,7 +42,7 @@ class S3fsClient:
         self._loop = LoopThread("storagebench-s3fs")
         self._run = self._loop.run
         try:
-            self._fs = _make_filesystem(settings, credentials)
+            self._fs = make_s3fs(settings, credentials)
             watch_requests(self._run(self._fs.set_session()).meta.events)
         except BaseException:
             self.close()
@@ -210,44 +208,6 @@ class S3fsClient:
                 return await asyncio.wait_for(work, longest_s)
             except TimeoutError:
                 raise wrong_answer(self._settings, key, "an answer", f"none within {longest_s:g} s", "timeout") from None
-
-
-def _make_filesystem(settings: S3Settings, credentials: Credentials) -> Any:
-    from aiobotocore.session import AioSession  # type: ignore[import-untyped]
-    from s3fs import S3FileSystem
-
-    # Keys that expire are left to s3fs, which finds them in the same chain and refreshes them.
-    keys = None if credentials.refreshable else credentials.current()
-    fs = S3FileSystem(
-        anon=credentials.anonymous,
-        key=keys.access_key if keys else None,
-        secret=keys.secret_key if keys else None,
-        token=keys.token if keys else None,
-        endpoint_url=settings.endpoint,
-        client_kwargs={"region_name": settings.region},
-        config_kwargs={**boto_config(settings), "http_session_cls": _one_attempt_session()},
-        session=boto_session(AioSession),
-        max_concurrency=1,
-        use_listings_cache=False,
-        skip_instance_cache=True,
-        asynchronous=True,  # s3fs's own loop would stay behind for the life of the process
-    )
-    fs.retries = _S3FS_ATTEMPTS
-    return fs
-
-
-@cache
-def _one_attempt_session() -> type:
-    """aiobotocore's HTTP session without the second GET that aiohttp sends, unseen, where a kept connection ends before the answer."""
-    from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
-
-    class OneAttemptSession(AIOHTTPSession):  # type: ignore[misc]
-        async def _get_session(self, proxy_url: Any) -> Any:
-            session = await super()._get_session(proxy_url)
-            session._retry_connection = False
-            return session
-
-    return OneAttemptSession
 
 
 async def _fill(body: Any) -> bytes:
