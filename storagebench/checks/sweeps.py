@@ -107,6 +107,8 @@ def cell_of(found: CellRuns) -> Cell:
     values = {name: tuple(float(one[name]) for one in true if one[name] is not None) for name in FIGURES}
     codes = [code for one in true for code in {finding["code"] for finding in one["findings"] if finding["severity"] == "warning"}]
     mixed = mixed_facts([run for run in found.runs if is_true(run.summary)]) if len(true) > 1 else []
+    digests = list(dict.fromkeys(str(one["dataset_digest"]) for one in true))
+    mixed += [("dataset digest", " and ".join(digests))] if len(digests) > 1 else []
     return Cell(
         name=found.name,
         settings=found.settings,

@@ -17,6 +17,8 @@ from storagebench.checks.statistics import Ratio, Side, Spread, ratio_interval, 
 from storagebench.experiments.space import Dimension, Point, default_point, key_of, neighbours, num_points
 
 SEARCH, FINAL, CONFIRM = "search", "final", "confirm"
+# The verdict on a best that failed in one of its fresh runs: however fast the others were, nobody is told to use it.
+UNRELIABLE: Final = "unreliable"
 FINALISTS: Final = 4
 FINAL_REPEATS: Final = 2
 # From four against four on ranks are exact at 95 % (checks.statistics); more pairs narrow the interval for as long as there is time.
@@ -246,6 +248,8 @@ class Tuning:
         usable = bool(sides) and all(sides) and min(min(side) for side in sides) > 0
         ratio = ratio_interval(Side(tuple(sides[0])), Side(tuple(sides[1]))) if usable else None
         verdict = verdict_of(ratio, True) if ratio is not None and not ratio.weak else "not distinguishable"
+        if best is not None and any(trial.value is None and key_of(trial.point) == key_of(best) for trial in self._of(CONFIRM)):
+            verdict = UNRELIABLE
         spreads = [spread_of(side) if side else None for side in sides] or [None, None]
         return Tuned(tuple(self._trials), self._default, best, spreads[0], spreads[1], ratio, verdict)
 

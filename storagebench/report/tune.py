@@ -8,7 +8,7 @@ from typing import Final
 
 from storagebench.checks.statistics import LEVEL, Spread
 from storagebench.experiments.space import Dimension, Point
-from storagebench.experiments.tune import SEARCH, Tuned
+from storagebench.experiments.tune import SEARCH, UNRELIABLE, Tuned
 from storagebench.report import wording as w
 from storagebench.report.repeats import HEADINGS, aligned, spread_cells
 
@@ -40,6 +40,8 @@ def conclusion(tuned: Tuned, metric: str) -> str:
     """What one may say; the command line follows it."""
     if tuned.best is None:
         return "Could not beat the defaults: no other setting could be run. The defaults are:"
+    if tuned.verdict == UNRELIABLE:
+        return "Could not beat the defaults: the best found failed in some of its fresh runs (see above). The defaults are:"
     if tuned.ratio is None or tuned.ratio.low is None or tuned.ratio.high is None:
         return "Could not beat the defaults: the runs that were to confirm it gave no interval. The defaults are:"
     between = f"{tuned.ratio.low - 1:+.1%} to {tuned.ratio.high - 1:+.1%} at {LEVEL:.0%}, {tuned.ratio.method}"

@@ -73,6 +73,8 @@ def test_false_runs_are_left_out_and_named(cell: Callable[..., CellRuns], report
     assert found.figures["au_nominal"] is not None and found.figures["au_nominal"].num_runs == 4
     mixed = cell_of(good._replace(runs=[*good.runs, report_make(run_id="x", world_size=1, loader="files")]))
     assert mixed.mixed == "loader direct and files"
+    other = replace(good.runs[0], summary={**good.runs[0].summary, "dataset_digest": "sha256:other"})
+    assert cell_of(good._replace(runs=[*good.runs, other])).mixed == "dataset digest sha256:0123456789abcdef and sha256:other"
 
 
 def test_windows_overlap_as_far_as_they_do(cell: Callable[..., CellRuns]) -> None:

@@ -14,6 +14,7 @@ from storagebench.errors import UsageError
 from storagebench.experiments.space import Dimension, Point, asked_dimension, default_point, key_of, neighbours, num_points, space_of
 from storagebench.experiments.tune import CONFIRM, FINAL, LEAST_PAIRS, SEARCH, Asked, Measured, Trial, Tuned, Tuning, least_trials
 from storagebench.registry import loader_info
+from storagebench.report.tune import tune_text
 from storagebench.tunebench import BUSY, objective_of
 from storagebench.workload import LoaderSpec, RunSpec, Workload
 
@@ -137,6 +138,54 @@ def test_what_does_not_fit_is_never_run_and_failures_are_no_values() -> None:
     assert max(point[WORKERS] for point in bench.asked) <= 6
     assert found.best is not None and found.best[PREFETCH] != 3
     assert {trial.why for trial in found.trials if trial.value is None} <= {"out of memory"}
+
+
+def test_a_best_that_fails_in_a_fresh_run_is_not_recommended() -> None:
+    bench, default = Bench(smooth, 0.0, 1), default_point(SPACE)
+    measure, fails = bench.measure, list[str]()
+
+    def fails_once(number: int, phase: str, point: Point) -> Measured:
+        found = measure(number, phase, point)
+        failed = phase == CONFIRM and dict(point) != default and not fails
+        fails.extend(["once"] if failed else [])
+        return found._replace(value=None, why="died") if failed else found
+
+    bench.measure = fails_once  # type: ignore[method-assign]
+    found = tune(bench, Drawing(1))
+    assert (found.verdict, found.better) == ("unreliable", False)
+    text = tune_text(found, "au_nominal", "why", SPACE, ["best"], ["the", "defaults"])
+    assert text.splitlines()[-2:] == [
+        "Could not beat the defaults: the best found failed in some of its fresh runs (see above). The defaults are:",
+        "the defaults",
+    ]
+
+
+PAGE = """\
+objective  AU: the defaults reach AU 0.200
+turned     loader.prefetch_batches: 1, 2 (default 1)
+trials     2 settings searched, 10 runs in 65 s
+best       loader.prefetch_batches=2
+defaults   loader.prefetch_batches=1
+
+confirmed AU  runs  median    min    max  spread
+defaults         4   0.200  0.200  0.200    0.0%
+best             4   0.400  0.400  0.400    0.0%
+
+The best beats the defaults: +100.0% AU (+100.0% to +100.0% at 95%, exact ranks (Mann and Whitney) of the runs). To use it:
+storagebench run 'a b'
+"""
+
+
+def test_the_page() -> None:
+    small = [Dimension(PREFETCH, (1, 2), 1)]
+    bench = Bench(lambda point: point[PREFETCH] / 5, 0.0, 1)
+
+    class Second(Drawing):
+        def ask(self) -> Point:
+            return {PREFETCH: 2}
+
+    found = Tuning(Asked(small, 10.0, 1), Second(1), bench.measure, lambda point: "").run()
+    assert tune_text(found, "au_nominal", "the defaults reach AU 0.200", small, ["storagebench", "run", "a b"], ["x"]) == PAGE
 
 
 def test_it_goes_on_where_it_stopped() -> None:
