@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -183,3 +184,12 @@ def test_probe_on_two_hosts(make_hosts: Any, torchrun: Any, tmp_path: Path) -> N
     for total, *rows in zip(found["cells"], *(host["cells"] for host in found["hosts"].values()), strict=True):
         assert total["bytes_per_s"] == pytest.approx(sum(row["bytes_per_s"] for row in rows))
     assert [list(disk.iterdir()) for disk in disks] == [[], []]
+
+
+def test_mpirun_members_of_one_host_share_the_work(machine: Any, mpirun: list[str], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for line in (generate_line(data, samples=600), [*STORAGEBENCH, "verify", "--data-dir", str(data), "--json"]):
+        done = subprocess.run(machine.enter([*mpirun, "-np", "3", *line], tmp_path), capture_output=True, text=True, check=False, timeout=90)
+        assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["whole"]
+    assert load_dataset(open_store(str(data))).digest() == alone(tmp_path / "alone", 600).digest()

@@ -86,6 +86,7 @@ def _asked(run: Row, figures: list[RankFigures], hosts: list[list[Row]]) -> Row:
         "loader": config["loader"]["name"],
         "format": run["dataset"]["format"],
         "storage": run["store"]["kind"],
+        "placement": config["run"].get("placement", "shared"),
         "cache": config["run"]["cache"],
         "decode": effective.get("decode"),
         "decode_asked": config["run"]["decode"],
