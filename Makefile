@@ -34,6 +34,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install $(PIP_OPTIONS) -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
 
-# Deletes what the targets above made, by name.
+# Deletes what the targets above and .ci made, by name.
 clean:
-	rm -rf $(VENV) .demo storagebench.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .venv-loaders .venv-mosaic .venv-kubeflow .venv-mlflow .demo storagebench.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
