@@ -92,6 +92,8 @@ def total_counters(processes: Sequence[ProcessCounters], in_rank: bool, own_io: 
         requests=None if own_io else store.requests,
         retries=store.retries,
         errors=store.errors,
+        retries_by_kind=store.retries_by_kind,
+        bytes_by_endpoint=store.bytes_by_endpoint,
     )
 
 

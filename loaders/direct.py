@@ -40,7 +40,7 @@ class DirectLoader:
         from storagebench.loaders.direct_parquet import ChunkReader
         from storagebench.loaders.parquet import RowGroupRun
 
-        return RowGroupRun(job, ChunkReader(job.store, job.dataset))
+        return RowGroupRun(job, ChunkReader(job.store, job.dataset, job.shards_here))
 
 
 class DirectRun:

@@ -24,9 +24,10 @@ _HINT = "run `storagebench verify`, then generate or import the dataset again"
 
 
 class ChunkReader:
-    """All row groups of a dataset, numbered as `Dataset.row_groups` has them. Holds where they lie, and no open file. Thread-safe."""
+    """All row groups of a dataset, numbered as `Dataset.row_groups` has them; those of `shards_here` can be read. Holds where they lie, and no open file.
+    Thread-safe."""
 
-    def __init__(self, spec: StoreSpec, dataset: Dataset) -> None:
+    def __init__(self, spec: StoreSpec, dataset: Dataset, shards_here: range) -> None:
         self._dataset = dataset
         self.shards, self.firsts, self.sizes = dataset.row_groups()
         self._first_of_shard = np.searchsorted(self.shards, np.arange(dataset.num_shards))
@@ -36,7 +37,7 @@ class ChunkReader:
         self._reads_aligned = spec.kind == "posix" and self._io == "direct"
         try:
             with ThreadPoolExecutor(_FOOTER_THREADS, thread_name_prefix="footers") as threads:
-                self._chunks = list(threads.map(self._footer, range(dataset.num_shards)))
+                self._chunks = dict(zip(shards_here, threads.map(self._footer, shards_here), strict=True))
         except BaseException:
             self._store.close()
             raise

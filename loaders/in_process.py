@@ -120,7 +120,9 @@ class InProcessRun:
         if self._meter is None:
             self._meter = ProcessMeter(lambda: self._source.store_counters() or IOCounters(), self._job.counts_process)
         if not self._source.own_io and self._source.store_counters() is None:
-            return replace(found, storage_bytes=None, storage_method="unknown: the library's own I/O", device_read_bytes=None, requests=None)
+            return replace(
+                found, storage_bytes=None, storage_method="unknown: the library's own I/O", device_read_bytes=None, requests=None, retries=None
+            )
         return found
 
     def effective(self) -> Mapping[str, Any]:

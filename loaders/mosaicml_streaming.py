@@ -57,7 +57,7 @@ class MosaicStreamingLoader:
             cache.close()
             if isinstance(error, StorageBenchError) or not isinstance(error, Exception):
                 raise
-            raise explain(job, range(job.dataset.num_shards), self.name, error) from None
+            raise explain(job, job.shards_here, self.name, error) from None
         settings = {
             "mosaicml-streaming": str(streaming.__version__),
             "predownload": shards.dataset.predownload,

@@ -30,7 +30,7 @@ class ParquetLoader:
 
     def open(self, job: LoadJob) -> LoaderRun:
         refuse_io_modes(self.name, job)
-        return RowGroupRun(replace(job, decode=at_least_parse(job.decode)), RowGroupReader(job.store, job.dataset))
+        return RowGroupRun(replace(job, decode=at_least_parse(job.decode)), RowGroupReader(job.store, job.dataset, job.shards_here))
 
 
 class GroupReader(Protocol):
@@ -211,7 +211,9 @@ class RowGroupRun:
         if self._meter is None:
             self._meter = ProcessMeter(lambda: self._reader.counters() or IOCounters(), self._job.counts_process)
         if self._reader.counters() is None and not own_io:
-            return replace(found, storage_bytes=None, storage_method="unknown: pyarrow's own I/O", device_read_bytes=None, requests=None)
+            return replace(
+                found, storage_bytes=None, storage_method="unknown: pyarrow's own I/O", device_read_bytes=None, requests=None, retries=None
+            )
         return found
 
     def effective(self) -> Mapping[str, Any]:

@@ -59,9 +59,10 @@ class RowGroup:
 
 
 class RowGroupReader:
-    """All row groups of a dataset, numbered as `Dataset.row_groups` has them. Holds the footers, and no open file. Thread-safe."""
+    """All row groups of a dataset, numbered as `Dataset.row_groups` has them; those of `shards_here` can be read. Holds the footers, and no open file.
+    Thread-safe."""
 
-    def __init__(self, store: StoreSpec, dataset: Dataset) -> None:
+    def __init__(self, store: StoreSpec, dataset: Dataset, shards_here: range) -> None:
         self._dataset = dataset
         self.shards, self.firsts, self.sizes = dataset.row_groups()
         self._first_of_shard = np.searchsorted(self.shards, np.arange(dataset.num_shards))
@@ -71,7 +72,7 @@ class RowGroupReader:
         self._files = ArrowFiles(store)
         try:
             with ThreadPoolExecutor(_FOOTER_THREADS, thread_name_prefix="footers") as threads:
-                self._footers = list(threads.map(self._footer, range(dataset.num_shards)))
+                self._footers = dict(zip(shards_here, threads.map(self._footer, shards_here), strict=True))
         except BaseException:
             self._files.close()
             raise

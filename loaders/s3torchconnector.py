@@ -2,7 +2,8 @@
 
 Settings and where they are from (s3torchconnector 1.5.0, its README and source). `from_objects` with the sequential reader: its default, "optimal for most use
 cases, including full object reads" (s3reader/sequential.py). `throughput_target_gbps` 10, `part_size` 8 MiB, `max_attempts` 10: defaults (s3client_config.py); path
-style where there is an endpoint, as servers other than Amazon's want it. One object of a worker is in flight at a time (its issue 215), so it is the workers that
+style where there is an endpoint, as servers other than Amazon's want it. `max_attempts` is the storage option `retries` plus 1 where that is given; its retries
+are its own, and nobody sees them, so that the run's number of retries is unknown; `retry_budget` and `timeout` do not reach it. One object of a worker is in flight at a time (its issue 215), so it is the workers that
 overlap requests. Map style, since the order is ours; its iterable dataset has the same reads, and without `enable_sharding` every worker reads everything.
 """
 
@@ -34,6 +35,8 @@ class S3TorchConnectorLoader:
 class ConnectorPieces(PieceDataset):
     """Pieces whose objects the connector reads."""
 
+    retries_unseen = True
+
     def _open_reads(self) -> Any:
         return ConnectorReads(self._job)
 
@@ -44,13 +47,14 @@ class ConnectorReads:
     def __init__(self, job: LoadJob) -> None:
         self._job = job
         settings, _ = resolve(job.store)
+        attempts = {"max_attempts": settings.retry.retries + 1} if "retries" in job.store.options else {}
         self._numbers = {name: number for number, name in enumerate(job.dataset.names)}
         self._objects: Any = S3MapDataset.from_objects(
             [f"s3://{settings.bucket}/{settings.base}{name}" for name in job.dataset.names],
             region=settings.region,
             endpoint=settings.endpoint,
             transform=_read,
-            s3client_config=S3ClientConfig(force_path_style=settings.endpoint is not None, unsigned=settings.anonymous),
+            s3client_config=S3ClientConfig(force_path_style=settings.endpoint is not None, unsigned=settings.anonymous, **attempts),
             reader_constructor=S3ReaderConstructor.sequential(),
         )
         self._counted = IOCounters()

@@ -26,10 +26,11 @@ _COPIED = "shards that the library copied into its local cache"
 def refuse_idle_ranks(name: str, job: LoadJob) -> None:
     """Raises UsageError where a rank would get no shard, or where the job asks for an I/O mode that no such loader has."""
     refuse_io_modes(name, job)
-    shards = job.dataset.num_shards
-    if shards < job.world_size:
+    shards, sharing = len(job.shards_here), job.shard_spans.count(job.shard_spans[job.rank]) if job.shard_spans else job.world_size
+    if shards < sharing:
+        where = " on this host" if job.shard_spans else ""
         raise UsageError(
-            f"the dataset has {shards} shards, and {job.world_size} accelerators need one each at least",
+            f"the dataset has {shards} shards{where}, and {sharing} accelerators need one each at least",
             "use fewer accelerators, or generate the dataset with smaller --samples-per-shard",
         )
 
@@ -55,7 +56,7 @@ class SequentialRun:
         self._cache_index_bytes = cache.num_bytes() if cache is not None else 0  # of what lay in it before anything was read
         self._maps_files = bool(getattr(reader, "maps_files", False))
         self._level = at_least_parse(job.decode)
-        self._shards = len(range(job.rank, job.dataset.num_shards, job.world_size))
+        self._shards = job.num_dealt_shards
         self._workers, pieces, self._prefetch = split_work(job.prefetch_batches, min(job.num_workers, self._shards), job.batch_size)
         self._piece_samples = -(-job.batch_size // pieces)
         self._buffer_samples = max(1, job.shuffle_buffer // max(self._workers, 1))

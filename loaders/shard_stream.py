@@ -22,9 +22,9 @@ from storagebench.loaders.delivery import Deliverer, Piece, ProcessMeter
 from storagebench.loaders.packed import Slabs
 from storagebench.loaders.piece_stream import finished
 from storagebench.plan import plan_job
-from storagebench.protocols import LoadJob, Store
+from storagebench.protocols import LoadJob, Store, StoreSpec
 from storagebench.sampling import EpochPlan, Indices
-from storagebench.storage import open_spec
+from storagebench.storage import open_spec, spec_of_reader
 from storagebench.usage import Watch
 
 _HINT = "run `storagebench verify`, then generate or import the dataset again"
@@ -107,9 +107,13 @@ class SampleStream(IterableDataset[Any]):  # type: ignore[misc]  # torch is not 
         if self._meter is None:
             self._reader.prepare()
             self._deliverer = Deliverer(self._job)
-            self._store = None if self._job.store.kind == "posix" else open_spec(self._job.store)
+            self._store = None if self._job.store.kind == "posix" else open_spec(self._spec_of_worker())
             self._meter = ProcessMeter(self._store.counters if self._store is not None else getattr(self._reader, "counters", None))
         return self._meter
+
+    def _spec_of_worker(self) -> StoreSpec:
+        info = torch.utils.data.get_worker_info()
+        return spec_of_reader(self._job.store, info.id if info is not None else 0)
 
     def _pieces(self, meter: ProcessMeter) -> Iterator[Piece]:
         info = torch.utils.data.get_worker_info()

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from storagebench.loaders.piece_stream import PieceStream, finished
 from storagebench.plan import plan_job
 from storagebench.protocols import Batch, Extent, LoaderCounters, LoadJob, Store
 from storagebench.sampling import EpochPlan, cut, split_work
-from storagebench.storage import open_spec
+from storagebench.storage import open_spec, spec_of_reader
 from storagebench.storage.buffers import aligned_buffer
 from storagebench.usage import Watch
 
@@ -32,8 +33,11 @@ from storagebench.usage import Watch
 class PieceDataset(Dataset[Any]):  # type: ignore[misc]
     """Map style: the index is an int64 array of sample ids, the item a `Piece` (or the error, as a value: tracebacks are not for users).
 
-    `read_many`: hand all extents of a piece to the store at once (S3), instead of one read a sample.
+    `read_many`: hand all extents of a piece to the store at once (S3), instead of one read a sample. `retries_unseen`: a library reads, which does not tell
+    how often it asked again.
     """
+
+    retries_unseen = False
 
     def __init__(self, job: LoadJob, read_many: bool, slabs: Slabs) -> None:
         self._job = job
@@ -54,7 +58,8 @@ class PieceDataset(Dataset[Any]):  # type: ignore[misc]
 
     def _open_reads(self) -> Store:
         """What reads, in the process that uses it: our store, or what stands in for it (`read`, `read_into`, `counters`, `close`)."""
-        return open_spec(self._job.store)
+        info = torch.utils.data.get_worker_info()
+        return open_spec(spec_of_reader(self._job.store, info.id if info is not None else 0))
 
     def _piece(self, store: Store, ids: NDArray[np.int64]) -> Piece:
         deliverer, info = self._deliverer, torch.utils.data.get_worker_info()
@@ -166,7 +171,8 @@ class TorchRun:
         self._stream.drain()
 
     def counters(self) -> LoaderCounters:
-        return total_counters(self._stream.counters(), in_rank=self._workers == 0, own_io=False)
+        found = total_counters(self._stream.counters(), in_rank=self._workers == 0, own_io=False)
+        return replace(found, retries=None) if self._dataset.retries_unseen else found
 
     def effective(self) -> Mapping[str, Any]:
         notes = []

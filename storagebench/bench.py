@@ -13,6 +13,7 @@ from storagebench.errors import UsageError
 from storagebench.experiments.ladder import Asked, Ran
 from storagebench.experiments.pinned import pinned_copy
 from storagebench.manifest import Dataset, load_dataset
+from storagebench.placement import refuse_partitioned
 from storagebench.records import read_run
 from storagebench.registry import loader_info, misfit
 from storagebench.session import Request, execute, prepare, raw_rate, store_spec
@@ -66,6 +67,7 @@ def host_bench(request: Request, seconds: float, repeats: int) -> Iterator[tuple
         store = open_spec(spec)
         stack.callback(store.close)
         dataset = load_dataset(store)
+        refuse_partitioned(dataset, "diagnose")
         problem = misfit(workload.loader.name, dataset.format, spec.kind, workload.run.cache == "direct")
         if problem is not None:
             raise problem

@@ -7,25 +7,28 @@ Shards appear whole or not at all, the manifest comes last: a dataset without on
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import storagebench
+from storagebench.buildcrew import build_together
 from storagebench.buildparts import Layout, Ledger, Unit
+from storagebench.cluster.crew import Crew
 from storagebench.datasets.decode import IMAGE_PAYLOADS
 from storagebench.datasets.source import Source
 from storagebench.datasets.synthetic import SyntheticSource
 from storagebench.errors import UsageError
 from storagebench.inorder import in_order
-from storagebench.manifest import Dataset
+from storagebench.manifest import PARTITION_OPTION, Dataset
 from storagebench.protocols import Format, Store
 from storagebench.registry import open_format
 from storagebench.shardmaking import Made, Maker, Makers, ProcessMaker, ThreadMaker
 from storagebench.verify import Problem, verify
 from storagebench.workload import PAYLOAD_OF_FORMAT, Workload
 
-__all__ = ["Problem", "Progress", "generate", "import_dataset", "verify"]
+__all__ = ["Problem", "Progress", "generate", "generate_together", "import_dataset", "verify"]
 
 Progress = Callable[[int, int], None]
 # Makers hold a record each and what the store keeps of an open object (a part of 16 MiB on S3); this bounds all of it, with the default number of makers.
@@ -43,8 +46,22 @@ def generate(workload: Workload, store: Store, *, num_threads: int = 0, progress
     `num_threads` 0 chooses by cores and record length; at most so many shards are in flight, one record of each in memory. `progress(done, total)`
     is called with samples, from the calling thread. Raises UsageError where the store holds something else, and StorageError where writing fails.
     """
+    return _asked_of(workload, store, num_threads, progress).build()
+
+
+def generate_together(workload: Workload, store: Store, crew: Crew, *, num_threads: int = 0, progress: Progress | None = None) -> Dataset | None:
+    """`generate` by all members of a crew, each of which calls it with the same workload; the dataset at member 0, None at the others. `run.placement` says
+    what each host gets, and `run.num_accelerators` of the members how much of it, where it is partitioned. Collective.
+
+    Raises what `generate` does, on all members.
+    """
+    asked = _asked_of(workload, store, num_threads, progress)
+    return build_together(crew, asked, workload.run.placement, workload.run.num_accelerators)
+
+
+def _asked_of(workload: Workload, store: Store, num_threads: int, progress: Progress | None) -> _Asked:
     data = workload.dataset
-    return _build(
+    return _asked(
         SyntheticSource(data),
         store,
         format_name=data.format,
@@ -78,7 +95,7 @@ def import_dataset(
     _refuse_inside(Path(source), store)
     opened = open_source(Path(source), column)
     try:
-        return _build(
+        return _asked(
             opened,
             store,
             format_name=format,
@@ -88,7 +105,7 @@ def import_dataset(
             about={"classes": list(opened.classes)},
             num_threads=num_threads,
             progress=progress,
-        )
+        ).build()
     finally:
         opened.close()
 
@@ -108,7 +125,7 @@ def _check_bounds(samples_per_shard: int, row_group_bytes: int, num_subfolders: 
         )
 
 
-def _build(
+def _asked(
     source: Source,
     store: Store,
     *,
@@ -119,7 +136,7 @@ def _build(
     about: dict[str, Any],
     num_threads: int,
     progress: Progress | None,
-) -> Dataset:
+) -> _Asked:
     _check_bounds(samples_per_shard, row_group_bytes, num_subfolders, num_threads)
     form = open_format(format_name)
     needed = PAYLOAD_OF_FORMAT.get(format_name)
@@ -139,19 +156,66 @@ def _build(
         **source.describe(),
         "encoder": {**source.encoder(), **_format_encoder(form)},
     }
-    layout = Layout.plan(source.approx_bytes, samples_per_shard, form.one_sample_per_shard, form.suffix, num_subfolders)
-    ledger = Ledger(store, spec, layout, form)
-    dataset = ledger.finished()
-    if dataset is not None:
+    return _Asked(source, store, form, spec, about, options, samples_per_shard, num_subfolders, num_threads, progress)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A dataset to be made: `spec` determines its bytes, `options` are those of its format."""
+
+    source: Source
+    store: Store
+    form: Format
+    spec: dict[str, Any]
+    about: dict[str, Any]
+    options: dict[str, Any]
+    samples_per_shard: int
+    num_subfolders: int
+    num_threads: int
+    progress: Progress | None
+
+    def layout(self, partition: Sequence[Sequence[int]] = ()) -> Layout:
+        one = self.form.one_sample_per_shard
+        return Layout.plan(self.source.approx_bytes, self.samples_per_shard, one, self.form.suffix, self.num_subfolders, partition)
+
+    def build(self) -> Dataset:
+        """Make it here, or finish it, or return it if it is complete."""
+        layout = self.layout()
+        ledger = Ledger(self.store, self.spec, layout, self.form)
+        dataset = ledger.finished()
+        if dataset is not None:
+            return dataset
+        done = ledger.begin()
+        self.make(ledger, layout, [unit for unit in layout.units if unit.number not in done], len(layout.index))
+        dataset = self.dataset(layout)
+        ledger.finish(dataset)
         return dataset
-    makers = Makers(_makers(source, form, store, options, num_threads))
-    try:
-        _write_shards(makers, ledger, layout, progress)
-    finally:
-        makers.close()
-    dataset = _dataset(form, source.payload, layout, {**spec, **about, "storagebench_version": storagebench.__version__}, options)
-    ledger.finish(dataset)
-    return dataset
+
+    def make(
+        self,
+        ledger: Ledger,
+        layout: Layout,
+        units: Sequence[Unit],
+        total: int,
+        sharing: int = 1,
+        on_makers: Callable[[Callable[[], None] | None], None] = lambda _: None,
+    ) -> None:
+        """Store these units; `total` samples are what the progress is of. So many processes (`sharing`) make shards on this host at the same time.
+        `on_makers` is handed what stops the makers, and None when they have ended. Raises StoppedError where they were stopped so."""
+        if not units:
+            return
+        makers = Makers(_makers(self.source, self.form, self.store, self.options, self.num_threads, sharing))
+        try:
+            on_makers(makers.stop)
+            _write_shards(makers, ledger, layout, units, total, self.progress)
+        finally:
+            on_makers(None)
+            makers.close()
+
+    def dataset(self, layout: Layout, partition: Sequence[Sequence[int]] = ()) -> Dataset:
+        parts = {PARTITION_OPTION: partition} if partition else {}
+        origin = {**self.spec, **parts, **self.about, "storagebench_version": storagebench.__version__}
+        return _dataset(self.form, self.source.payload, layout, origin, {**self.options, **parts})
 
 
 def _dataset(form: Format, payload: str, layout: Layout, origin: dict[str, Any], options: dict[str, Any]) -> Dataset:
@@ -164,11 +228,11 @@ def _format_encoder(form: Format) -> dict[str, str]:
     return versions() if versions is not None else {}
 
 
-def _makers(source: Source, form: Format, store: Store, options: dict[str, Any], num_threads: int) -> list[Maker]:
+def _makers(source: Source, form: Format, store: Store, options: dict[str, Any], num_threads: int, sharing: int = 1) -> list[Maker]:
     """This process and others, one a core, where short records are more work than their writing (images, many to a shard) and the disk is local; else threads, which wait for
     the device most of the time: small files for an fsync each, large ones for 4 MiB at a time."""
-    cores, longest = len(os.sched_getaffinity(0)), int(source.approx_bytes.max())
-    by_memory = max(1, _DEFAULT_MEMORY_BYTES // (longest + _STORE_BYTES_PER_THREAD))
+    cores, longest = max(1, len(os.sched_getaffinity(0)) // sharing), int(source.approx_bytes.max())
+    by_memory = max(1, _DEFAULT_MEMORY_BYTES // sharing // (longest + _STORE_BYTES_PER_THREAD))
     makes_most = store.spec.kind == "posix" and longest <= _SMALL_BYTES and (source.payload in IMAGE_PAYLOADS or not form.one_sample_per_shard)
     if not makes_most:
         threads = num_threads or min(max(cores, _LEAST_THREADS_SMALL if longest <= _SMALL_BYTES else _LEAST_THREADS), by_memory, _MOST_THREADS)
@@ -181,11 +245,8 @@ def _makers(source: Source, form: Format, store: Store, options: dict[str, Any],
     return [ThreadMaker(source, form, store, options)] * threads
 
 
-def _write_shards(makers: Makers, ledger: Ledger, layout: Layout, progress: Progress | None) -> None:
-    done_units = ledger.begin()
-    units = [unit for unit in layout.units if unit.number not in done_units]
+def _write_shards(makers: Makers, ledger: Ledger, layout: Layout, units: Sequence[Unit], total: int, progress: Progress | None) -> None:
     last_of: dict[int, Unit] = {unit.stop - 1: unit for unit in units}
-    total = len(layout.index)
     done = total - sum(len(layout.rows(unit.first, unit.stop)) for unit in units)
     shards = (shard for unit in units for shard in range(unit.first, unit.stop))
 

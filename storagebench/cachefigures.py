@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from storagebench.hostfigures import epoch_duration_s, total
+from storagebench.hostfigures import counts, epoch_duration_s, total
 from storagebench.ranks import Ranks
 
 MAX_AMPLIFICATION = 1.2
@@ -38,6 +38,8 @@ def _epoch(run: _Row, epoch: int, hosts: Mapping[str, Sequence[_Row]], caches: M
         "samples": sum(record["samples"] for record in records),
         "duration_s": epoch_duration_s(hosts.values()),
         "storage_bytes": total([record["storage_bytes"] for record in records]),
+        "retries": total([record["retries"] for record in records]),
+        "retries_by_kind": counts(records, "retries_by_kind"),
         **_served(run, list(hosts.values())),
         "cached_fraction_before": worst(run, [cache.get("cached_fraction_before") for cache in of_hosts]),
         "cache_method": _said(of_hosts, "method"),

@@ -50,7 +50,7 @@ def load_workload(name: str, overrides: Sequence[tuple[str, Any, str]] = ()) -> 
     problems: list[str] = []
     for key, value, origin in overrides:
         parts = tuple(key.split("."))
-        problem = _unknown_key(parts)
+        problem = unknown_key(parts)
         if problem:
             problems.append(f"{origin}: {problem}")
             continue
@@ -230,7 +230,7 @@ class _Reader:
             if problem:
                 self.problems.append(f"{where}: {problem}")
             result[key] = self.construct(value_node, path)
-            if not isinstance(value_node, yaml.MappingNode):
+            if not isinstance(value_node, yaml.MappingNode) or not value_node.value:
                 self.lines[path] = key_node.start_mark.line + 1
         return result
 
@@ -245,10 +245,10 @@ def _without_layers(parts: Path_) -> Path_:
 
 def _unknown_key_in_layer(parts: Path_) -> str:
     inner = _without_layers(parts)
-    return _unknown_key(inner) if inner else ""
+    return unknown_key(inner) if inner else ""
 
 
-def _unknown_key(parts: Path_) -> str:
+def unknown_key(parts: Path_) -> str:
     """Why a key path does not exist in the model, or an empty string."""
     top = list(Workload.model_fields)
     if parts[0] not in top:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from storagebench.accelerator import LEAST_HANDOFF_NS, Accelerator, Begun
 from storagebench.clock import Clock
 from storagebench.errors import RankError
-from storagebench.protocols import Batch, LoaderCounters, LoaderRun
+from storagebench.protocols import Batch, LoaderCounters, LoaderRun, with_counts
 from storagebench.records import StepRecord
 from storagebench.usage import HostUsage, Usage, grown, read_host_usage, read_usage
 from storagebench.world import Agreed, World
@@ -319,7 +319,9 @@ class Engine:
                 "requests": _minus(after.loader.requests, before.loader.requests),
                 "local_cache_bytes_before": before.loader.local_cache_bytes,
                 "local_cache_bytes": after.loader.local_cache_bytes,
-                "retries": after.loader.retries - before.loader.retries,
+                "retries": _minus(after.loader.retries, before.loader.retries),
+                "retries_by_kind": dict(with_counts(after.loader.retries_by_kind, before.loader.retries_by_kind, -1)),
+                "bytes_by_endpoint": dict(with_counts(after.loader.bytes_by_endpoint, before.loader.bytes_by_endpoint, -1)),
                 "errors": after.loader.errors - before.loader.errors,
                 # Of the whole process, which its first rank reports for all that share it.
                 "rank_cpu_s": round(after.usage.cpu_s - before.usage.cpu_s, 6) if self._is_first_of_process else 0.0,

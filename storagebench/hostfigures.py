@@ -5,6 +5,7 @@ Each host's own clock gives its own span; the run's is then the longest of them,
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -193,3 +194,12 @@ def total(values: Sequence[Any]) -> Any:
     """The sum, or None as soon as one is unknown (or there are none)."""
     known = [value for value in values if value is not None]
     return sum(known) if known and len(known) == len(values) else None
+
+
+def counts(records: Sequence[_Row], name: str) -> dict[str, int]:
+    """Counts by name, added up; records of before they were counted have none."""
+    summed: dict[str, int] = defaultdict(int)
+    for record in records:
+        for key, count in record.get(name, {}).items():
+            summed[key] += count
+    return dict(sorted(summed.items()))

@@ -28,6 +28,7 @@ SCHEMA_VERSION = 1
 # Of a manifest that names a `data_root`: a storagebench that does not know it would look for the shards beside the manifest.
 IN_PLACE_VERSION = 2
 SHARDS_PREFIX = "shards/"
+PARTITION_OPTION = "partition"
 MAX_MANIFEST_BYTES = 2**30
 
 INDEX_DTYPE = np.dtype(
@@ -86,6 +87,28 @@ class Dataset:
     def stored_bytes(self) -> int:
         """Bytes of all shards as they lie in the storage."""
         return int(self.shard_bytes.sum())
+
+    @property
+    def partition(self) -> tuple[tuple[int, int], ...]:
+        """Shards [first, stop) of each host where the dataset is spread over the local disks of hosts; empty: every shard is wherever the manifest is."""
+        return tuple((int(first), int(stop)) for first, stop in self.options.get(PARTITION_OPTION, ()))
+
+    def part(self, first_shard: int, stop_shard: int) -> Dataset:
+        """The shards [first, stop) as a dataset of their own, with sample ids from 0."""
+        shards = slice(first_shard, stop_shard)
+        first_sample = int(self.shard_samples[:first_shard].sum())
+        index = self.index[first_sample : first_sample + int(self.shard_samples[shards].sum())].copy()
+        index["shard"] -= first_shard
+        return replace(
+            self,
+            names=self.names[shards],
+            shard_bytes=self.shard_bytes[shards],
+            shard_crc32c=self.shard_crc32c[shards],
+            first_sample=self.first_sample[shards] - first_sample,
+            shard_samples=self.shard_samples[shards],
+            index=index,
+            options={name: value for name, value in self.options.items() if name != PARTITION_OPTION},
+        )
 
     def extent(self, sample_id: int, whole_shard: bool) -> Extent:
         """Where the sample lies: the whole shard for formats with one sample a shard, else just the record."""
@@ -211,6 +234,7 @@ def parse_dataset(manifest: bytes, index: bytes, where: str) -> Dataset:
             options=dict(data["options"]),
             data_root=str(data["data_root"]) if version == IN_PLACE_VERSION else "",
         )
+        dataset.partition  # noqa: B018 - raises where it is none
         digest = data["digest"]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DatasetError(f"{where}/{MANIFEST_KEY} is not a manifest of storagebench ({type(error).__name__}: {error})", hint) from None
@@ -231,10 +255,17 @@ def _check_columns(dataset: Dataset, where: str, hint: str) -> None:
         and bool((dataset.shard_bytes >= 0).all())
         and bool((dataset.shard_samples >= 1).all())
         and bool((dataset.first_sample == expected_first).all())
+        and _covers(dataset.partition, count)
         and bool((dataset.index["shard"] == np.repeat(np.arange(count), dataset.shard_samples)).all())
     )
     if not fits:
         raise DatasetError(f"{where}/{MANIFEST_KEY} has shards and samples that do not fit together", hint)
+
+
+def _covers(partition: tuple[tuple[int, int], ...], num_shards: int) -> bool:
+    """Whether the parts follow each other over all shards, none of them empty."""
+    begins, ends = [0, *(stop for _, stop in partition)], [*(first for first, _ in partition), num_shards]
+    return not partition or (begins == ends and all(first < stop for first, stop in partition))
 
 
 def load_dataset(store: Store) -> Dataset:

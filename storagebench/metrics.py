@@ -11,7 +11,7 @@ from typing import Any
 from storagebench.cachefigures import per_epoch, worst_epoch
 from storagebench.ceiling import ceiling_figures, probe_before_s
 from storagebench.devicefigures import device_figures
-from storagebench.hostfigures import num_hosts, peak_rss_bytes, per_host, span_times, total
+from storagebench.hostfigures import counts, num_hosts, peak_rss_bytes, per_host, span_times, total
 from storagebench.hostfiles import HostRecords
 from storagebench.limits import limits
 from storagebench.members import end_of_run
@@ -53,6 +53,7 @@ def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[HostRecords]
         "loader": config["loader"]["name"],
         "format": run["dataset"]["format"],
         "storage": run["store"]["kind"],
+        "placement": config["run"].get("placement", "shared"),
         "cache": config["run"]["cache"],
         "decode": effective.get("decode"),
         "decode_asked": config["run"]["decode"],
@@ -129,7 +130,9 @@ def _totals(ranks: Ranks) -> Summary:
         "storage_bytes": total([record["storage_bytes"] for record in ends]),
         "storage_method": ends[0]["storage_method"] if ends else None,
         "requests": total([record["requests"] for record in ends]),
-        "retries": sum(record["retries"] for record in ends),
+        "retries": total([record["retries"] for record in ends]),
+        "retries_by_kind": counts(ends, "retries_by_kind"),
+        "bytes_by_endpoint": counts(ends, "bytes_by_endpoint"),
         "io_errors": sum(record["errors"] for record in ends),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from storagebench.errors import UsageError
 from storagebench.manifest import Dataset
 from storagebench.protocols import LoadJob
 from storagebench.registry import loader_info, loaders
-from storagebench.sampling import EpochPlan, Indices, plan_by_sample, plan_by_unit, split_work
+from storagebench.sampling import EpochPlan, Indices, Span, plan_by_sample, plan_by_unit, plan_own_samples, plan_own_units, split_work
 from storagebench.units import format_gib
 from storagebench.workload import Workload
 
@@ -66,8 +67,10 @@ def refuse_unshared(workload: Workload) -> None:
         )
 
 
-def epoch_plan(loader: LoaderInfo, dataset: Dataset, workload: Workload, epoch: int, rank: int, world_size: int) -> tuple[EpochPlan, Indices]:
-    """What one rank does in one epoch with this kind of loader, and the sample ids (or unit ids) in reading order."""
+def epoch_plan(
+    loader: LoaderInfo, dataset: Dataset, workload: Workload, epoch: int, rank: int, world_size: int, shard_spans: tuple[Span, ...] = ()
+) -> tuple[EpochPlan, Indices]:
+    """What one rank does in one epoch with this kind of loader, and the sample ids (or unit ids) in reading order. `shard_spans` as in `LoadJob`."""
     return plan_epoch(
         loader.unit_of(dataset.format),
         dataset,
@@ -78,20 +81,43 @@ def epoch_plan(loader: LoaderInfo, dataset: Dataset, workload: Workload, epoch: 
         seed=workload.run.seed,
         shuffle=workload.loader.shuffle,
         keep=workload.run.remainder == "keep",
+        shard_spans=shard_spans,
     )
 
 
 def plan_epoch(
-    unit: str, dataset: Dataset, *, epoch: int, rank: int, world_size: int, batch_size: int, seed: int, shuffle: bool, keep: bool
+    unit: str,
+    dataset: Dataset,
+    *,
+    epoch: int,
+    rank: int,
+    world_size: int,
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+    keep: bool,
+    shard_spans: tuple[Span, ...] = (),
 ) -> tuple[EpochPlan, Indices]:
     """The same from its parts. `unit` is sample, shard or row_group."""
     if unit == "sample":
+        if shard_spans:
+            spans = _spans_of(shard_spans, lambda shard: int(dataset.shard_samples[:shard].sum()))
+            return plan_own_samples(seed, epoch, dataset.num_samples, spans, rank, batch_size, shuffle, keep)
         return plan_by_sample(seed, epoch, dataset.num_samples, rank, world_size, batch_size, shuffle, keep)
     if unit == "row_group":
-        _, firsts, sizes = dataset.row_groups()
+        shards, firsts, sizes = dataset.row_groups()
+        spans = _spans_of(shard_spans, lambda shard: int(np.searchsorted(shards, shard)))
     else:
-        firsts, sizes = dataset.first_sample, dataset.shard_samples
+        firsts, sizes, spans = dataset.first_sample, dataset.shard_samples, shard_spans
+    if spans:
+        return plan_own_units(seed, epoch, firsts, sizes, spans, rank, batch_size, shuffle, keep)
     return plan_by_unit(seed, epoch, firsts, sizes, rank, world_size, batch_size, shuffle, keep)
+
+
+def _spans_of(shard_spans: tuple[Span, ...], begin: Callable[[int], int]) -> tuple[Span, ...]:
+    """Spans of shards as spans of what lies in them; `begin` is where a shard's begin."""
+    found = {span: (begin(span[0]), begin(span[1])) for span in dict.fromkeys(shard_spans)}
+    return tuple(found[span] for span in shard_spans)
 
 
 def plan_job(unit: str, job: LoadJob, epoch: int) -> tuple[EpochPlan, Indices]:
@@ -106,12 +132,15 @@ def plan_job(unit: str, job: LoadJob, epoch: int) -> tuple[EpochPlan, Indices]:
         seed=job.seed,
         shuffle=job.shuffle,
         keep=job.keep_remainder,
+        shard_spans=job.shard_spans,
     )
 
 
-def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = None, num_processes: int | None = None) -> Plan:
+def make_plan(
+    workload: Workload, world_size: int, dataset: Dataset | None = None, num_processes: int | None = None, shard_spans: tuple[Span, ...] = ()
+) -> Plan:
     """Every derived number of a run, over all hosts. Without a dataset the workload's own numbers stand in for it. `num_processes` of the ranks, where they
-    are not of one command (which has as many as the accelerators need).
+    are not of one command (which has as many as the accelerators need); `shard_spans` as in `LoadJob`.
 
     Raises UsageError where nothing would be run: fewer samples than one global batch with --remainder drop.
     """
@@ -128,9 +157,9 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
         num_samples, record_bytes = dataset.num_samples, dataset.record_bytes
         mean = record_bytes / num_samples
         largest = float(np.quantile(dataset.index["record_bytes"], 0.95))
-        epoch, _ = epoch_plan(info, dataset, workload, 0, 0, world_size)
+        epoch, _ = epoch_plan(info, dataset, workload, 0, 0, world_size, shard_spans)
         steps, dropped = len(epoch.sizes), epoch.dropped_samples
-        _check_units(unit, dataset, world_size)
+        _check_units(unit, dataset, world_size, shard_spans)
     if workload.run.remainder == "keep" and dataset is None:
         steps, dropped = -(-num_samples // (batch_size * world_size)), 0
     _check_steps(steps, num_samples, batch_size, world_size, unit)
@@ -144,7 +173,7 @@ def make_plan(workload: Workload, world_size: int, dataset: Dataset | None = Non
         )
     workers, _, _ = split_work(workload.loader.prefetch_batches, workload.loader.num_workers, batch_size)
     batch_bytes = round(batch_size * (mean + (largest - mean) / batch_size**0.5))
-    buffer_bytes = _shuffle_buffer_bytes(workload, unit, num_samples // world_size, mean)
+    buffer_bytes = _shuffle_buffer_bytes(workload, unit, _most_samples_of_a_rank(num_samples, world_size, dataset, shard_spans), mean)
     in_flight = workload.loader.prefetch_batches + 1  # and the one that the accelerator holds
     process_workers = workers if info.workers == "processes" else 0
     refuse_unshared(workload)
@@ -188,8 +217,20 @@ def _shuffle_buffer_bytes(workload: Workload, unit: str, samples_of_rank: int, m
     return round(1.5 * min(workload.loader.shuffle_buffer, samples_of_rank) * mean_record_bytes)
 
 
-def _check_units(unit: str, dataset: Dataset, world_size: int) -> None:
+def _most_samples_of_a_rank(num_samples: int, world_size: int, dataset: Dataset | None, shard_spans: tuple[Span, ...]) -> int:
+    if dataset is None or not shard_spans:
+        return num_samples // world_size
+    return max(int(dataset.shard_samples[slice(*span)].sum()) // shard_spans.count(span) for span in dict.fromkeys(shard_spans))
+
+
+def _check_units(unit: str, dataset: Dataset, world_size: int, shard_spans: tuple[Span, ...]) -> None:
     """Loaders that read whole shards give each rank at least one."""
+    for first, stop in dict.fromkeys(shard_spans if unit == "shard" else ()):
+        if stop - first < shard_spans.count((first, stop)):
+            raise UsageError(
+                f"a host holds {stop - first} shards of the dataset for {shard_spans.count((first, stop))} accelerators, and each needs one of its own",
+                f"use at most {stop - first} accelerators there, or generate the dataset with the same --num-accelerators or fewer --samples-per-shard",
+            )
     if unit == "shard" and dataset.num_shards < world_size:
         raise UsageError(
             f"the dataset has {dataset.num_shards} shards for {world_size} accelerators, and each needs one of its own",

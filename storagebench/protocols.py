@@ -51,18 +51,41 @@ class StoreSpec:
 
 @dataclass(frozen=True)
 class IOCounters:
-    """What a store did since it was opened. All monotone."""
+    """What a store did since it was opened. All monotone.
+
+    `retries_by_kind` sums up to `retries` where the store knows the kinds. `bytes_by_endpoint` is of a store with several servers only.
+    """
 
     num_bytes: int = 0
     requests: int = 0
     retries: int = 0
     errors: int = 0
+    retries_by_kind: Mapping[str, int] = field(default_factory=dict)
+    bytes_by_endpoint: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: IOCounters) -> IOCounters:
-        return IOCounters(self.num_bytes + other.num_bytes, self.requests + other.requests, self.retries + other.retries, self.errors + other.errors)
+        return self._with(other, 1)
 
     def __sub__(self, other: IOCounters) -> IOCounters:
-        return IOCounters(self.num_bytes - other.num_bytes, self.requests - other.requests, self.retries - other.retries, self.errors - other.errors)
+        return self._with(other, -1)
+
+    def _with(self, other: IOCounters, sign: int) -> IOCounters:
+        return IOCounters(
+            self.num_bytes + sign * other.num_bytes,
+            self.requests + sign * other.requests,
+            self.retries + sign * other.retries,
+            self.errors + sign * other.errors,
+            with_counts(self.retries_by_kind, other.retries_by_kind, sign),
+            with_counts(self.bytes_by_endpoint, other.bytes_by_endpoint, sign),
+        )
+
+
+def with_counts(counts: Mapping[str, int], more: Mapping[str, int], sign: int = 1) -> Mapping[str, int]:
+    """The sum (`sign` -1: the difference) of counts by name; names whose count is 0 are left out."""
+    if not more:
+        return counts
+    summed = {name: counts.get(name, 0) + sign * more.get(name, 0) for name in sorted({*counts, *more})}
+    return {name: count for name, count in summed.items() if count}
 
 
 class Sink(Protocol):
@@ -175,7 +198,8 @@ class DatasetIndexed(Protocol):
 class LoadJob:
     """What a loader is asked to do for one rank: plain data, goes to worker processes as it is. `io_depth`: reads in flight of one worker of the loader
     `direct`, 0 leaves it to the loader. `counts_process`: this rank reports what the kernel counted of its whole process, as the first of those that
-    share it."""
+    share it. `shard_spans`: where each host holds a part of the dataset only, for each rank (all of them, in order) the shards [first, stop) of its host;
+    empty where all ranks read all shards."""
 
     store: StoreSpec
     dataset: Dataset
@@ -193,6 +217,21 @@ class LoadJob:
     verify: str = "off"
     handover_bytes_per_sample: int = 0
     counts_process: bool = True
+    shard_spans: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def shards_here(self) -> range:
+        """The shards that this rank's host holds."""
+        return range(*self.shard_spans[self.rank]) if self.shard_spans else range(self.dataset.num_shards)
+
+    @property
+    def num_dealt_shards(self) -> int:
+        """Shards of this rank in an epoch, where whole shards are dealt to the ranks."""
+        if not self.shard_spans:
+            return len(range(self.rank, self.dataset.num_shards, self.world_size))
+        mine = self.shard_spans[self.rank]
+        before, sharing = self.shard_spans[: self.rank].count(mine), self.shard_spans.count(mine)
+        return len(range(before, len(self.shards_here), sharing))
 
 
 @dataclass(frozen=True)
@@ -230,7 +269,7 @@ class LoaderCounters:
 
     `storage_bytes` the store returned; `device_read_bytes` and `rchar_bytes` as /proc/<pid>/io has them; `cpu_s` user + system of the worker
     processes (the rank's own CPU is the engine's to count); `storage_method` says where storage_bytes comes from. `local_cache_bytes`: what the
-    library's own cache on local files holds now (no total), None where it has none.
+    library's own cache on local files holds now (no total), None where it has none. `retries` is None where a library reads, whose retries nobody sees.
     """
 
     storage_bytes: int | None = None
@@ -239,9 +278,11 @@ class LoaderCounters:
     rchar_bytes: int | None = None
     worker_cpu_s: float = 0.0
     requests: int | None = None
-    retries: int = 0
+    retries: int | None = 0
     errors: int = 0
     local_cache_bytes: int | None = None
+    retries_by_kind: Mapping[str, int] = field(default_factory=dict)
+    bytes_by_endpoint: Mapping[str, int] = field(default_factory=dict)
 
 
 class LoaderRun(Protocol):

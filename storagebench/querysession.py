@@ -23,6 +23,7 @@ from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchEr
 from storagebench.loaders.delivery import ProcessMeter
 from storagebench.manifest import Dataset, load_dataset
 from storagebench.members import alone, first_host
+from storagebench.placement import refuse_partitioned
 from storagebench.protocols import LoadJob, Store, StoreSpec
 from storagebench.queryengine import Pace, Pool, Reader, issue
 from storagebench.queryplan import (
@@ -61,6 +62,7 @@ def prepare_queries(request: Request) -> Path:
     store = open_spec(spec)
     try:
         dataset = load_dataset(store)
+        refuse_partitioned(dataset, "query")
         refuse_format(dataset, spec, workload)
         check_shards(store, dataset)
         spec = store.spec
@@ -212,6 +214,7 @@ def _counts(counted: Any) -> dict[str, Any]:
         "storage_bytes": store.num_bytes,
         "requests": store.requests,
         "retries": store.retries,
+        "retries_by_kind": dict(store.retries_by_kind),
         "errors": store.errors,
         "device_read_bytes": counted.device_read_bytes,
         "cpu_s": round(counted.cpu_s, 6),

@@ -25,15 +25,18 @@ from storagebench.consumers import ConsumerClock, ConsumerGroup, ConsumerWorld, 
 from storagebench.device import is_device, open_device
 from storagebench.engine import Engine, EngineJob
 from storagebench.errors import EXIT_OK, EXIT_RANK, DatasetError, StorageBenchError
+from storagebench.gate import wait_at_gate
 from storagebench.launch import Interrupted
 from storagebench.loaders.null import NullLoader
 from storagebench.manifest import Dataset, load_dataset
 from storagebench.members import pids_on
+from storagebench.placement import held, shard_spans
 from storagebench.protocols import LoadJob, StoreSpec
 from storagebench.records import SCHEMA_VERSION, TraceWriter, as_plain, config_digest, rank_trace_path, read_run
 from storagebench.registry import open_loader
 from storagebench.s3server import find_server
-from storagebench.storage import open_spec
+from storagebench.sampling import Span
+from storagebench.storage import open_spec, spec_of_reader
 from storagebench.workload import Workload
 from storagebench.world import Place, Rendezvous, World, open_world
 from storagebench.writers import Writers
@@ -178,15 +181,17 @@ def dataset_of_run(run: Mapping[str, Any]) -> Dataset:
 
 def _run_rank(shared: _Shared, world: World, clock: Clock, trace: TraceWriter) -> None:
     workload, dataset = shared.workload, shared.dataset
-    job = load_job(workload, shared.spec, dataset, world.place)
+    job = load_job(workload, shared.spec, dataset, world.place, shard_spans(shared.run))
     null_loader = NullLoader().open_endless(job)
     begin_ns = clock.now_ns()
     loader = open_loader(workload.loader.name).open(job)
     try:
         trace.write({"kind": "opened", "open_begin_ns": begin_ns, "open_end_ns": clock.now_ns(), "effective": dict(loader.effective())})
-        cache = _host_cache(workload, shared.spec, dataset)
+        cache = _host_cache(workload, shared.spec, held(shared.run, dataset, world.place.host))
         steps = _engine_job(shared.run, workload, dataset, world.place)
         with closing(_accelerator(workload, clock, steps, world.place)) as accelerator:
+            if world.place.rank == 0:
+                wait_at_gate()
             Engine(steps, world, clock, trace, cache, accelerator, _writers(shared, world.place)).run(loader, null_loader)
     finally:
         loader.close()
@@ -207,10 +212,10 @@ def _accelerator(workload: Workload, clock: Clock, job: EngineJob, place: Place)
     return EmulatedAccelerator(clock, job.compute_ns)
 
 
-def load_job(workload: Workload, spec: StoreSpec, dataset: Dataset, place: Place) -> LoadJob:
+def load_job(workload: Workload, spec: StoreSpec, dataset: Dataset, place: Place, shard_spans: tuple[Span, ...] = ()) -> LoadJob:
     """What the loader of one rank is asked to do."""
     return LoadJob(
-        store=spec,
+        store=spec_of_reader(spec, place.rank),
         dataset=dataset,
         rank=place.rank,
         world_size=place.world_size,
@@ -226,6 +231,7 @@ def load_job(workload: Workload, spec: StoreSpec, dataset: Dataset, place: Place
         verify=workload.run.verify,
         handover_bytes_per_sample=workload.dataset.record_length_bytes_resize,
         counts_process=place.rank_of_process == 0,
+        shard_spans=shard_spans,
     )
 
 

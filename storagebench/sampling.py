@@ -7,6 +7,7 @@ by sorting raw words, so an order is the same on every machine and with every nu
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
+# A run of samples, units or shards: from the first to before the second.
+Span = tuple[int, int]
 
 _PURPOSE_ORDER = 1
 _PURPOSE_BUFFER = 2
@@ -109,6 +112,80 @@ def plan_by_unit(
     planned = samples_of_units(mine, first_samples, unit_sizes)
     dropped = 0 if keep else int(unit_sizes.sum()) - len(sizes) * batch_size * world_size
     return EpochPlan(sizes, planned, dropped), mine
+
+
+def _own_order(seed: int, epoch: int, count: int, shuffle: bool, span: Span) -> Indices:
+    """The epoch's order of what one span holds."""
+    with _order_lock:
+        return _part_of_order(seed, epoch, count, shuffle, span)
+
+
+@lru_cache(maxsize=1)
+def _part_of_order(seed: int, epoch: int, count: int, shuffle: bool, span: Span) -> Indices:
+    order = _epoch_order(seed, epoch, count, shuffle)
+    part = order[(order >= span[0]) & (order < span[1])]
+    part.flags.writeable = False  # as in `_epoch_order`
+    return part
+
+
+@lru_cache(maxsize=4)
+def places_in_spans(spans: tuple[Span, ...]) -> list[tuple[int, int]]:
+    """Of each rank: which of the ranks that share its span it is, and how many they are.
+
+    >>> places_in_spans(((0, 5), (5, 9), (0, 5)))
+    [(0, 2), (0, 1), (1, 2)]
+    """
+    sharing, met, found = Counter(spans), Counter[Span](), []
+    for span in spans:
+        found.append((met[span], sharing[span]))
+        met[span] += 1
+    return found
+
+
+def plan_own_samples(
+    seed: int, epoch: int, num_samples: int, spans: tuple[Span, ...], rank: int, batch_size: int, shuffle: bool, keep: bool
+) -> tuple[EpochPlan, Indices]:
+    """`plan_by_sample` where rank r may only read the samples spans[r][0] .. spans[r][1] - 1; ranks of one host have the same span.
+
+    Within a host it is `plan_by_sample`. All ranks take the same number of steps: with `drop` as many as the host can whose accelerators have the fewest
+    samples, with `keep` as many as the one whose have the most needs, where the others are idle at the end.
+    """
+    local, sharing = places_in_spans(spans)[rank]
+    order = _own_order(seed, epoch, num_samples, shuffle, spans[rank])
+    counts = [(stop - first, ranks * batch_size) for (first, stop), ranks in Counter(spans).items()]
+    if not keep:
+        num_steps = min(count // batch for count, batch in counts)
+        mine = order[: num_steps * batch_size * sharing].reshape(num_steps, sharing, batch_size)[:, local, :].reshape(-1)
+        return EpochPlan((batch_size,) * num_steps, mine, num_samples - num_steps * batch_size * len(spans)), mine
+    num_steps = max(-(-count // batch) for count, batch in counts)
+    num_full = len(order) // (batch_size * sharing)
+    full = order[: num_full * batch_size * sharing].reshape(num_full, sharing, batch_size)[:, local, :].reshape(-1)
+    rest = order[num_full * batch_size * sharing :]
+    share = [len(rest) // sharing + (index < len(rest) % sharing) for index in range(sharing)]
+    mine = np.concatenate([full, rest[sum(share[:local]) :][: share[local]]])
+    sizes = [batch_size] * num_full + [share[local]] * (len(rest) > 0)
+    return EpochPlan((*sizes, *[0] * (num_steps - len(sizes))), mine, 0), mine
+
+
+def plan_own_units(
+    seed: int,
+    epoch: int,
+    first_samples: Indices,
+    unit_sizes: Indices,
+    spans: tuple[Span, ...],
+    rank: int,
+    batch_size: int,
+    shuffle: bool,
+    keep: bool,
+) -> tuple[EpochPlan, Indices]:
+    """`plan_by_unit` where rank r may only read the units spans[r][0] .. spans[r][1] - 1: those of a span are dealt round robin to its ranks."""
+    order = epoch_order(seed, epoch, len(unit_sizes), shuffle)
+    parts = {span: order[(order >= span[0]) & (order < span[1])] for span in dict.fromkeys(spans)}
+    dealt = [parts[span][local::sharing] for span, (local, sharing) in zip(spans, places_in_spans(spans), strict=True)]
+    sizes = _step_sizes([int(unit_sizes[units].sum()) for units in dealt], rank, batch_size, keep)
+    planned = samples_of_units(dealt[rank], first_samples, unit_sizes)
+    dropped = 0 if keep else int(unit_sizes.sum()) - len(sizes) * batch_size * len(spans)
+    return EpochPlan(sizes, planned, dropped), dealt[rank]
 
 
 def samples_of_units(units: Indices, first_samples: Indices, unit_sizes: Indices) -> Indices:

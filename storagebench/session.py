@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from storagebench.manifest import MANIFEST_KEY, Dataset, load_dataset
 from storagebench.members import hosts_of, is_first_of_host, members_of, ranks_of
 from storagebench.metrics import Summary
 from storagebench.nvml import open_sampler
+from storagebench.placement import held, listed, refuse_misplaced, shares_of_parts, spans_of_hosts, spans_of_ranks
 from storagebench.plan import Plan, make_plan, plan_of_host, refuse_if_too_large, refuse_unshared
 from storagebench.probe.ceiling import ceiling_group, run_ceiling, run_headroom
 from storagebench.probe.depth import find_depth, find_requests
@@ -77,28 +79,37 @@ def prepare(request: Request, crew: Crew | None = None) -> Path:
     incomplete, truncated), StorageError.
     """
     crew = crew or Alone()
-    members = agreed(crew, lambda: _about_me(request))
+    members = agreed(crew, lambda: _about_me(request, crew))
     refuse_different([row["asked"] for row in members], crew.hosts)
     workload = request.configured.workload
     per_process = workload.run.accelerators_per_process
     rows = member_rows(crew.hosts, [row["pid"] for row in members], [row["ranks"] for row in members], per_process)
-    planned = from_first(crew, lambda: _planned(request, rows))
+    shares = {host: row["parts"] for row, host in zip(members, crew.hosts, strict=True) if row["parts"] is not None}
+    planned = from_first(crew, lambda: _planned(request, rows, shares))
     found = agreed(crew, lambda: _checked_here(request, planned, rows, crew))
     hosts = [row for row in found if row is not None]
     return make_folders(crew, request.results_dir, {**planned, "launcher": crew.launcher, "hosts": hosts, "members": rows})
 
 
-def _about_me(request: Request) -> dict[str, Any]:
-    """What this member brings, and what it was asked for."""
+def _about_me(request: Request, crew: Crew) -> dict[str, Any]:
+    """What this member brings, and what it was asked for. `parts`: what the first one of a host finds there of a partitioned dataset."""
     config = request.configured.workload.model_dump(mode="json")
     del config["run"]["num_accelerators"]
     asked = {**flat(config), "--data-dir": request.data_dir, "--ceiling": request.ceiling, "version of storagebench": __version__}
     options = {f"--storage-option {key}": value for key, value in request.storage_options.items()}
-    return {"ranks": request.own_ranks, "pid": os.getpid(), "asked": {**asked, **options}}
+    return {"ranks": request.own_ranks, "pid": os.getpid(), "asked": {**asked, **options}, "parts": _parts_here(request, crew)}
 
 
-def _planned(request: Request, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All of `run.json` but for who takes part."""
+def _parts_here(request: Request, crew: Crew) -> list[float] | None:
+    if request.configured.workload.run.placement != "partitioned" or crew.hosts.index(crew.hosts[crew.member]) != crew.member:
+        return None
+    with closing(open_spec(store_spec(request))) as store:
+        dataset = load_dataset(store)
+        return shares_of_parts(dataset, listed(store, dataset))
+
+
+def _planned(request: Request, members: Sequence[Mapping[str, Any]], shares: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """All of `run.json` but for who takes part. `shares`: of a partitioned dataset, how much of each part each host holds."""
     configured = request.configured
     workload = configured.workload
     info = loader_info(workload.loader.name)
@@ -123,14 +134,19 @@ def _planned(request: Request, members: Sequence[Mapping[str, Any]]) -> dict[str
         if dataset.data_root:
             store.close()
             store = open_spec(store_spec(request, dataset))
-        listing = _find_shards(store, dataset, workload.run.listing == "list")
+        hosts = list(dict.fromkeys(row["host"] for row in members))
+        refuse_misplaced(dataset, workload.run.placement, len(hosts))
+        partition = spans_of_hosts(dataset, [shares[host] for host in hosts], hosts) if dataset.partition else ()
+        here = dataset.part(*partition[0]) if partition else dataset
+        listing = _find_shards(store, here, workload.run.listing == "list")
         spec = store.spec  # an S3 store has learned whether ranges work; the ranks need not ask again
     finally:
         store.close()
-    configured = _with_depth(configured, spec, dataset)
+    configured = with_depth(configured, spec, here)
     workload = configured.workload
     ceiling = _ceiling_asked(request, info, dataset, spec)
-    plan = make_plan(workload, world_size, dataset, processes)
+    spans = spans_of_ranks(partition, [(hosts.index(row["host"]), row["ranks"]) for row in members]) if partition else ()
+    plan = make_plan(workload, world_size, dataset, processes, spans)
     refuse_unfit(workload, dataset, request.run_id)
     in_process = spec.kind == "memory" or (spec.kind == "shaped" and spec.root.startswith("memory://"))
     if in_process and (plan.num_processes > 1 or (info.workers == "processes" and workload.loader.num_workers) or workload.run.writers):
@@ -148,6 +164,7 @@ def _planned(request: Request, members: Sequence[Mapping[str, Any]]) -> dict[str
         **({"manifest_store": as_plain(manifest_spec)} if dataset.data_root else {}),
         "ranges": _ranges_note(store, spec),
         "dataset": dataset.describe(),
+        **({"partition": [list(span) for span in partition]} if partition else {}),
         "listing": listing,
         "plan": as_plain(plan),
         "ceiling": ceiling,
@@ -164,15 +181,25 @@ def _checked_here(request: Request, planned: Mapping[str, Any], members: Sequenc
     refuse_if_too_large(plan_of_host(Plan(**planned["plan"]), ranks, processes), host.free(), planned["config"]["run"]["memory_limit_fraction"])
     spec = StoreSpec(**planned["store"])
     if crew.member:
-        store = open_spec(spec)
-        try:
-            _find_shards(store, dataset_of_run(planned), timed=False)
-        finally:
-            store.close()
+        dataset = dataset_of_run(planned)
+        _refuse_other_dataset(planned, dataset, spec, crew)
+        with closing(open_spec(spec)) as store:
+            spans, number = planned.get("partition"), list(dict.fromkeys(row["host"] for row in members)).index(label)
+            _find_shards(store, dataset.part(*spans[number]) if spans else dataset, timed=False)
     return host.described(label, Path(spec.root) if spec.kind == "posix" else None, request.results_dir)
 
 
-def _with_depth(configured: Configured, spec: StoreSpec, dataset: Dataset) -> Configured:
+def _refuse_other_dataset(planned: Mapping[str, Any], dataset: Dataset, spec: StoreSpec, crew: Crew) -> None:
+    """Raises DatasetError where what lies on this host is not what member 0 has planned for, whatever the placement."""
+    found, wanted = dataset.digest(), planned["dataset"]["digest"]
+    if found != wanted:
+        raise DatasetError(
+            f"host {crew.hosts[crew.member]} has at {spec.url} the dataset {found[:12]}, and host {crew.hosts[0]} has {wanted[:12]}",
+            "give all hosts one storage, or generate the dataset on all of them with the same command and --placement replicated",
+        )
+
+
+def with_depth(configured: Configured, spec: StoreSpec, dataset: Dataset) -> Configured:
     """Threads and reads in flight as a short probe finds them, where the user leaves them open and the loader keeps reads in flight."""
     loader = configured.workload.loader
     if loader.io_depth or not loader_info(loader.name).prefers_odirect or loader_info(loader.name).unit_of(dataset.format) != "sample":
@@ -350,7 +377,9 @@ def _conclude(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.Hos
 
 
 def _end_trace(run_dir: Path, run: Mapping[str, Any], crew: Crew, trace: host.HostTrace, cause: Cause | None) -> None:
-    if run["config"]["run"]["writers"] and crew.member == 0:
+    asked = run["config"]["run"]
+    own_storage = asked["placement"] != "shared" and is_first_of_host(run, crew.member)
+    if asked["writers"] and (crew.member == 0 or own_storage):
         trace.written(remove_written(run_dir, run))
     offset = crew.best_offset()
     if offset is not None:
@@ -378,7 +407,7 @@ def _probe_ceiling(run: Mapping[str, Any], crew: Crew, trace: host.HostTrace | N
     crew.exchange(None)
     if trace is not None and is_first_of_host(run, crew.member):
         begin_ns = clock.now_ns()
-        spec, dataset = StoreSpec(**run["store"]), dataset_of_run(run)
+        spec, dataset = StoreSpec(**run["store"]), held(run, dataset_of_run(run), crew.hosts[crew.member])
         paths, _ = shard_paths(spec, dataset)
         readers, warm = _readers(run, crew), run["config"]["run"]["cache"] == "warm"
         trace.ceiling(when, begin_ns, run_ceiling(spec, dataset, Group(**run["ceiling"]), readers, paths, warm))
@@ -402,7 +431,7 @@ def _probe_headroom(run: Mapping[str, Any], crew: Crew, trace: host.HostTrace | 
     begin_ns = clock.now_ns()
     config, spec = run["config"], StoreSpec(**run["store"])
     try:
-        dataset = dataset_of_run(run)
+        dataset = held(run, dataset_of_run(run), crew.hosts[crew.member])
         paths, _ = shard_paths(spec, dataset)
         info, cache = loader_info(config["loader"]["name"]), config["run"]["cache"]
         group = ceiling_group(dataset, info.unit_of(dataset.format), config["loader"]["shuffle"], cache, spec)

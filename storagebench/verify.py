@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from storagebench.errors import DatasetError
 from storagebench.inorder import in_order
-from storagebench.manifest import INDEX_KEY, MANIFEST_KEY, Dataset, side_files
-from storagebench.protocols import Extent, RowAddressed, Store
+from storagebench.manifest import INDEX_KEY, MANIFEST_KEY, Dataset, side_files, side_key
+from storagebench.protocols import Extent, RowAddressed, ShardIndexed, Store
 from storagebench.registry import open_format
 from storagebench.storage import data_store
 
@@ -35,32 +35,50 @@ class Problem:
     severity: Literal["error", "note"] = "error"
 
 
-def verify(store: Store, dataset: Dataset, *, num_threads: int = 0, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
+def verify(
+    store: Store,
+    dataset: Dataset,
+    *,
+    num_threads: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    shards: Sequence[int] | None = None,
+    beside: range | None = None,
+) -> list[Problem]:
     """Everything that differs from the manifest, in shard order, notes last; empty when all is well.
+
+    `shards`: those that are read, all of them by default. `beside`: the shards that belong into this storage, whose index files are looked at, as is what
+    else lies there; all of them by default, and of none nothing beside the shards is looked at.
 
     Every shard is read once, with at most `num_threads` in flight (0: one per core); byte-addressed formats pass through a buffer of 8 MiB a thread,
     others take a shard's bytes. `progress(done, total)` is called with samples, from the calling thread. StorageError where reading fails.
     """
     with data_store(store, dataset) as data:
-        return _verify(data, dataset, num_threads, progress)
+        every = range(dataset.num_shards)
+        return _verify(data, dataset, num_threads, progress, every if shards is None else shards, every if beside is None else beside)
 
 
-def _verify(store: Store, dataset: Dataset, num_threads: int, progress: Callable[[int, int], None] | None) -> list[Problem]:
+def _verify(
+    store: Store, dataset: Dataset, num_threads: int, progress: Callable[[int, int], None] | None, shards: Sequence[int], beside: range
+) -> list[Problem]:
     sizes = {info.key: info.num_bytes for info in store.list()}
     checker = _Checker(store, dataset, sizes)
     threads = num_threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
     problems: list[Problem] = []
-    done = 0
-    for shard, found in in_order(range(dataset.num_shards), checker.check, threads):
+    done, total = 0, int(dataset.shard_samples[list(shards)].sum())
+    for shard, found in in_order(shards, checker.check, threads):
         problems.extend(found)
         done += int(dataset.shard_samples[shard])
         if progress is not None:
-            progress(done, dataset.num_samples)
-    if dataset.data_root:
+            progress(done, total)
+    if dataset.data_root or not beside:
         return problems  # what else lies there is not ours to judge
-    sides = dict(side_files(open_format(dataset.format), dataset))
+    elsewhere = {name for shard, name in enumerate(dataset.names) if shard not in beside}
+    form = open_format(dataset.format)
+    ends = {side_key(form, name) for name in elsewhere} if isinstance(form, ShardIndexed) else set()
+    sides = {key: data for key, data in side_files(form, dataset) if key not in ends}
     problems += _check_sides(store, sides, sizes)
-    known = {MANIFEST_KEY, INDEX_KEY, *dataset.names, *sides}
+    # Of a partitioned dataset, shards of other hosts may lie here too, where hosts share a storage.
+    known = {MANIFEST_KEY, INDEX_KEY, *dataset.names, *sides, *ends}
     extra = sorted(key for key in sizes if key not in known)
     return problems + [Problem(key, None, "is not listed in the manifest; nothing reads it", "note") for key in extra]
 

@@ -21,6 +21,7 @@ Listing = Literal["manifest", "list"]
 Verify = Literal["off", "sample", "full"]
 Payload = Literal["bytes", "text", "jpeg", "png"]
 Measures = Literal["steady state", "cold load"]
+Placement = Literal["shared", "replicated", "partitioned"]
 Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 
 # Formats that hold records of one kind only.
@@ -127,6 +128,11 @@ class RunSpec(_Frozen):
     num_accelerators: int = _option(1, "--num-accelerators", "emulated accelerators (ranks) on this host", ge=1, le=100_000)
     accelerators_per_process: int = _option(
         1, "--accelerators-per-process", "accelerators that share one process, for loaders that allow it (null, direct)", ge=1, le=100_000
+    )
+    placement: Placement = _option(
+        "shared",
+        "--placement",
+        "where the data lie: in one storage that all hosts see, whole on each host, or on each host a part of the shards",
     )
     compute_time_s: Seconds | None = _option(None, "--compute-time", "seconds of compute per step, instead of the accelerator's")
     max_steps: int | None = _option(None, "--max-steps", "stop after so many steps in all (warm-up included)", ge=1)

@@ -102,6 +102,21 @@ _SURROUNDINGS: Final[Mapping[str, Fact]] = {
 }
 
 
+# What a loader is given to work with: loaders are ranked only where all of it is the same.
+_BUDGET: Final = ("workers", "prefetched batches", "accelerators per process", "writers", "write rate")
+
+
+def ranking_facts(saved: SavedRun) -> dict[str, str]:
+    """All that must be the same for two runs to stand in one ranking: what makes numbers comparable, and an equal budget."""
+    facts = {**_SAME, **{name: _SUBJECT[name] for name in _BUDGET}}
+    return {name: _values([saved], get)[0] for name, get in facts.items()}
+
+
+def mixed_facts(runs: Sequence[SavedRun]) -> list[tuple[str, str]]:
+    """(fact, its values) of what differs among runs that should be repeats of one request."""
+    return _mixed(runs)
+
+
 def refuse_unusable(saved: Sequence[SavedRun], metric: str) -> None:
     """Raises RunInvalidError (exit 6) naming every run that is incomplete or invalid, UsageError (exit 2) for one that has no such figure above 0."""
     bad = [f"{one.summary['run_id']} ({_why(one.summary)})" for one in saved if one.summary["status"] != "complete" or not one.summary["valid"]]

@@ -188,6 +188,7 @@ def _bytes(run: Mapping[str, Any], trial: Trial | None) -> Summary:
         "bad_samples": sorted(set(bad))[:_MOST_BAD_NAMED],
         "requests": footer.get("requests"),
         "retries": footer.get("retries", 0),
+        "retries_by_kind": footer.get("retries_by_kind", {}),
         "io_errors": footer.get("errors", 0),
         "cpu_s": footer.get("cpu_s"),
     }

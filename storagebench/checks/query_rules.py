@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from storagebench.checks.case import ERROR, WARNING, Found
 from storagebench.checks.findings import Finding
-from storagebench.checks.rules_bytes import COLD_AT_MOST, WARM_AT_LEAST
+from storagebench.checks.rules_bytes import COLD_AT_MOST, WARM_AT_LEAST, retries_found
 from storagebench.members import first_host
 
 LATE_SHARE: Final = 0.01  # of the queries: at the 99th percentile their lateness is what is measured
@@ -87,8 +87,7 @@ def _late_issue(run: _Run, s: _Summary) -> Iterator[Found]:
 
 
 def _retries(run: _Run, s: _Summary) -> Iterator[Found]:
-    if s["retries"]:
-        yield Found(f"{s['retries']} requests were retried", "look at the storage's own logs")
+    yield from retries_found(s)
 
 
 class _Rule(NamedTuple):

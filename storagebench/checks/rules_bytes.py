@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from storagebench.adapters import FORMATS
 from storagebench.checks.case import Case, Found
@@ -139,8 +140,24 @@ def ranges_not_native(case: Case) -> Iterator[Found]:
 
 
 def retries(case: Case) -> Iterator[Found]:
-    if case.summary["retries"]:
-        yield Found(f"{case.summary['retries']} requests were retried", "look at the storage's own logs")
+    yield from retries_found(case.summary)
+
+
+_BUSY = ("503", "429", "500")
+
+
+def retries_found(s: Mapping[str, Any]) -> Iterator[Found]:
+    """Of a run or a query run: what was asked for again is time that the storage took, and it stays in AU and in the latencies."""
+    if not s["retries"]:
+        return
+    kinds = sorted(s["retries_by_kind"].items(), key=lambda pair: (-pair[1], pair[0]))
+    by_kind = f" ({', '.join(f'{kind} x {count}' for kind, count in kinds)})" if kinds else ""
+    share = f" of {s['requests']} requests, {s['retries'] / s['requests']:.1%}" if s["requests"] else ""
+    if kinds and kinds[0][0] in _BUSY:
+        hint = "the storage says that it is busy: lower --num-workers or --io-depth, or raise its request limits, and look at its logs"
+    else:
+        hint = "look at the storage's logs, and at what lies between it and this host (proxies, load balancers, the network's error counters)"
+    yield Found(f"{s['retries']} retries{share}{by_kind}: the rates hold what the storage gave with them", hint)
 
 
 def errors(case: Case) -> Iterator[Found]:

@@ -47,8 +47,9 @@ def written_left(case: Case) -> Iterator[Found]:
     """Nothing says that the shards of the writers were deleted: the command was killed, or the storage refused."""
     keys = [key for trace in case.writers for row in trace.of_kind("writing") for key in row["keys"]]
     removed = [record for trace in case.hosts for record in trace.of_kind("written")]
-    if keys and not any(record["error"] is None for record in removed):
+    refused = [record["error"] for record in removed if record["error"] is not None]
+    if keys and (refused or not removed):
         folder = f"{case.run['store']['root']}/{keys[0].rpartition('/')[0]}"
-        why = f" ({removed[-1]['error']})" if removed else ""
+        why = f" ({refused[-1]})" if refused else ""
         num_bytes = format_bytes(case.summary["written_bytes"] or 0)
         yield Found(f"up to {len(keys)} objects of the writers ({num_bytes}) may lie in {folder}{why}", f"delete {folder}: nothing else is in it")

@@ -19,6 +19,7 @@ def facts(dataset: Dataset, url: str) -> dict[str, object]:
         "record_bytes": dataset.record_bytes,
         "stored_bytes": dataset.stored_bytes,
         "digest": dataset.digest(),
+        **({"partition": [list(part) for part in dataset.partition]} if dataset.partition else {}),
         **({"data_root": dataset.data_root} if dataset.data_root else {}),
     }
 
@@ -28,6 +29,7 @@ def made(dataset: Dataset, url: str, as_json: bool) -> str:
     if as_json:
         return json.dumps(facts(dataset, url), indent=1) + "\n"
     where = f" in place at {dataset.data_root}" if dataset.data_root else ""
+    where += f", partitioned over {len(dataset.partition)} hosts" if dataset.partition else ""
     return (
         f"{url}: {dataset.num_samples} samples of {dataset.payload} in {dataset.num_shards} {dataset.format} shards{where}, "
         f"{format_bytes(dataset.record_bytes)} of records, {format_bytes(dataset.stored_bytes)} stored\ndigest {dataset.digest()}\n"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from storagebench.commands.options import (
-    DATASET_OPTIONS,
+    GENERATE_OPTIONS,
     configured,
     data_dir_option,
     parse_storage_options,
@@ -16,11 +17,14 @@ from storagebench.commands.options import (
     workload_options,
 )
 
+if TYPE_CHECKING:
+    from storagebench.manifest import Dataset
+
 
 @click.command("generate")
 @click.argument("workload")
 @data_dir_option
-@workload_options(DATASET_OPTIONS)
+@workload_options(GENERATE_OPTIONS)
 @storage_options
 @click.option("--scale", metavar="FACTOR", help="So many times the workload's samples, such as 0.01.")
 @click.option(
@@ -41,17 +45,23 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Make a synthetic dataset in a format. Interrupted, the same command goes on where it was; the same seed gives the same bytes."""
-    from storagebench.build import generate
+    """Make a synthetic dataset in a format. Interrupted, the same command goes on where it was; the same seed gives the same bytes.
+
+    Started by torchrun, srun or mpirun, all its processes share the work, and --placement says what each host gets.
+    """
+    from storagebench.build import generate, generate_together
     from storagebench.commands.dataset_text import made
     from storagebench.commands.progress import counting
+    from storagebench.commands.together import together
     from storagebench.storage import open_store
 
     chosen = configured(workload, with_payload(values), settings, scale).workload
-    store = open_store(data_dir, parse_storage_options(storage_option))
-    try:
-        with counting("generate") as progress:
-            dataset = generate(chosen, store, num_threads=num_threads, progress=progress)
-    finally:
-        store.close()
-    click.echo(made(dataset, data_dir, as_json), nl=False)
+    hint = "give the same command again: it goes on where it was"
+    with together("generate", hint) as crew, closing(open_store(data_dir, parse_storage_options(storage_option))) as store:
+        with counting("generate") if crew.member == 0 else nullcontext() as progress:
+            if crew.num_members == 1 and chosen.run.placement != "partitioned":
+                dataset: Dataset | None = generate(chosen, store, num_threads=num_threads, progress=progress)
+            else:
+                dataset = generate_together(chosen, store, crew, num_threads=num_threads, progress=progress)
+        if crew.member == 0 and dataset is not None:
+            click.echo(made(dataset, data_dir, as_json), nl=False)

@@ -48,8 +48,11 @@ def command(
 ) -> None:
     """The raw ceiling of a storage as this client sees it: threads x depth, at these request sizes.
 
-    URL holds a dataset, whose shards are only read; or is a folder or prefix, in which scratch data is made and removed.
+    URL holds a dataset, whose shards are only read; or is a folder or prefix, in which scratch data is made and removed. Started by torchrun, srun or
+    mpirun, one process of each host probes, all at the same time, and their rates add up.
     """
+    from storagebench.commands.probe_of_all import probe_of_all, refuse_fio
+    from storagebench.commands.together import together
     from storagebench.probe.probe import Asked
     from storagebench.storage import parse_url
     from storagebench.units import parse_duration, parse_size
@@ -64,8 +67,15 @@ def command(
         buffered=buffered,
         served=_served(spec),
     )
-    fio = _fio(with_fio, spec.kind, direct or not buffered)
-    click.echo(_ended_in_order(spec, asked, fio, url, as_json), nl=False)
+    with together("the probe", "its scratch data is removed on the hosts that are left") as crew:
+        if crew.num_members == 1:
+            fio = _fio(with_fio, spec.kind, direct or not buffered)
+            click.echo(_ended_in_order(spec, asked, fio, url, as_json), nl=False)
+            return
+        refuse_fio(with_fio)
+        text = probe_of_all(crew, _with_connections(spec), asked, url, as_json)
+        if crew.member == 0:
+            click.echo(text, nl=False)
 
 
 def _ended_in_order(spec: StoreSpec, asked: Asked, fio: str | None, url: str, as_json: bool) -> str:
@@ -129,23 +139,20 @@ def _fio(asked: bool | None, kind: str, direct: bool) -> str | None:
 
 def _probe(store: Store, asked: Asked, fio: str | None, url: str, as_json: bool) -> str:
     from storagebench.commands import probe_text
+    from storagebench.commands.probe_of_all import proof_of, shown, warn_of
     from storagebench.commands.progress import Line
+    from storagebench.placement import held_here
     from storagebench.probe.probe import opened, probe
     from storagebench.units import format_bytes
 
     line = Line()
-
-    def progress(done: int, total: int, row: Any) -> None:
-        group = row.cell.group
-        line.show(f"probe: {done} of {total} runs; {group.direction} {group.pattern} {group.request_bytes} B: {format_bytes(row.bytes_per_s)}/s")
-
     try:
-        with opened(store, asked) as place:
-            _warn_of(store, place)
-            probed = probe(place, asked.seconds, progress)
+        with opened(store, asked, held_here) as place:
+            warn_of(store, place)
+            probed = probe(place, asked.seconds, shown(line))
             beside = _beside(place, probed, fio, asked.seconds, line)
             num_bytes = sum(place.reads.sizes)
-            proof = _proof(place)
+            proof = proof_of(place)
     finally:
         line.clear()
     if as_json:
@@ -153,27 +160,6 @@ def _probe(store: Store, asked: Asked, fio: str | None, url: str, as_json: bool)
     what = "shards of a dataset, only read" if place.source == "dataset" else "scratch files, now removed"
     title = f"{url}: {format_bytes(num_bytes)} in {len(place.reads.sizes)} {what}"
     return probe_text.as_text(title, probed, beside, proof)
-
-
-def _warn_of(store: Store, place: Opened) -> None:
-    """What makes the figures of something else than the storage, on stderr."""
-    from storagebench import host
-    from storagebench.commands.progress import say
-    from storagebench.probe.places import ObjectsPlace
-
-    if isinstance(place.reads, ObjectsPlace):
-        if place.reads.local is None:
-            say("note: the server's own cache cannot be seen or dropped from here: objects that were read before may come from its memory")
-        return
-    filesystem = host.facts(Path(store.spec.root))["data_filesystem"] or {}
-    if filesystem.get("type") in ("tmpfs", "ramfs"):
-        say(f"note: {store.url} lies on {filesystem['type']}: this is memory, not storage")
-
-
-def _proof(place: Opened) -> str | None:
-    from storagebench.probe.places import FilesPlace
-
-    return place.reads.pages.proof if isinstance(place.reads, FilesPlace) else place.reads.local.proof if place.reads.local else None
 
 
 def _beside(place: Opened, probed: Probed, fio: str | None, seconds: float, line: Any) -> Mapping[Group, FioCeiling]:

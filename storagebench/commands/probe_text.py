@@ -13,7 +13,8 @@ from storagebench.probe.fio import FioCeiling
 from storagebench.probe.plan import Group
 from storagebench.probe.probe import Probed
 from storagebench.probe.search import Ceiling
-from storagebench.units import format_seconds
+from storagebench.probecrew import ProbedTogether
+from storagebench.units import format_bytes, format_seconds
 
 _MODES = {"direct": "direct", "cold": "buffered, cold", "warm": "buffered, warm", "buffered": "buffered", "client": "client"}
 
@@ -55,6 +56,33 @@ def as_text(title: str, probed: Probed, fio: Mapping[Group, FioCeiling], proof: 
     ceilings = _table(head, [_ceiling_row(row, fio.get(row.group), bool(fio)) for row in probed.ceilings])
     proved = f"pages dropped before each pass, proved by {proof}\n" if proof else ""
     return f"{title}\n{proved}\ncells\n{cells}\nceilings (best median cell)\n{ceilings}"
+
+
+def hosts_as_text(url: str, found: ProbedTogether) -> str:
+    """The same of several hosts: cells and ceilings are the sums, and what each host got in the ceilings' cells stands below."""
+    hosts = list(found.places)
+    num_bytes = sum(size for _, size in found.places.values())
+    what = "shards of a dataset, only read" if found.source == "dataset" else "scratch files, now removed"
+    numbers = ", ".join(f"{count} on {host}" for host, (count, _) in found.places.items())
+    title = f"{url}: {format_bytes(num_bytes)} in {what} ({numbers}), by {len(hosts)} hosts at the same time"
+    rows = [[*_group_cells(row.group), host, _rate(found.of_host(host, row))] for row in found.probed.ceilings for host in hosts]
+    by_host = _table(("direction", "pattern", "request", "mode", "host", "MB/s"), rows)
+    return f"{as_text(title, found.probed, {}, found.proof)}\nceilings by host (medians in the same cells, at the same time)\n{by_host}"
+
+
+def hosts_as_json(url: str, found: ProbedTogether) -> str:
+    """The same as one JSON object: `cells` and `ceilings` are sums, `hosts` has every run of each host, in the order of `cells`."""
+    num_bytes = sum(size for _, size in found.places.values())
+    table = json.loads(as_json(url, found.source, num_bytes, found.probed, {}, found.proof))
+    hosts = {
+        host: {
+            "data_bytes": found.places[host][1],
+            "cells": [_flat(row.cell.group, row) for row in rows],
+            "ceilings": [{**row.group._asdict(), "bytes_per_s": found.of_host(host, row)} for row in found.probed.ceilings],
+        }
+        for host, rows in found.by_host.items()
+    }
+    return json.dumps({**table, "hosts": hosts}, indent=1) + "\n"
 
 
 def _cell_row(rows: Sequence[Measured]) -> list[str]:

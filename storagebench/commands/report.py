@@ -11,6 +11,7 @@ import click
 from storagebench.commands.watching import check_mlflow, log_to_mlflow, mlflow_options
 
 if TYPE_CHECKING:
+    from storagebench.experiments.searchresult import Found
     from storagebench.report.load import LoadedDiagnosis, LoadedRun
 
 
@@ -40,19 +41,22 @@ def command(
     system: str | None,
     **tracking: Any,
 ) -> None:
-    """Report saved runs, query runs and diagnoses. RUN is a run folder, a folder of `storagebench diagnose`, or a results folder with several of them.
-    Writes each run's summary.json anew."""
+    """Report saved runs, query runs, diagnoses and searches. RUN is a run folder, a folder of `storagebench diagnose` or `search`, or a results folder with
+    several of them; the folder of a sweep, given alone, is its comparing page. Writes each run's summary.json anew."""
     from storagebench.commands.progress import say
     from storagebench.errors import StorageError, UsageError
     from storagebench.records import SUMMARY_FILE, write_json, write_whole
     from storagebench.report.html import as_html
-    from storagebench.report.load import load_all
+    from storagebench.report.load import load_all, load_searches
     from storagebench.report.tabular import as_csv as csv_text
     from storagebench.report.tabular import as_json as json_text
 
     _refuse_half_a_submission(submission, rules_name, org, system)
     check_mlflow(tracking)
+    if len(runs) == 1 and not as_csv and submission is None and _is_sweep(runs[0]):
+        return _report_sweep(runs[0], as_json, html_file)
     loaded, diagnoses, queries = load_all(runs)
+    searches = load_searches(runs)
     if queries and (as_csv or html_file is not None):
         raise UsageError(
             f"{queries[0].run_dir} is a query run, which has no {'CSV row' if as_csv else 'HTML page'} yet",
@@ -67,7 +71,7 @@ def command(
         except StorageError as error:  # an archive may be read-only: the figures are worked out all the same
             say(f"note: {error.message}")
     if html_file is not None:
-        write_whole(html_file, as_html(loaded, diagnoses).encode())
+        write_whole(html_file, as_html(loaded, diagnoses, searches).encode())
         say(f"wrote {html_file.absolute()}")
     if submission is not None:
         _write_submission(submission, str(rules_name), org, system, loaded)
@@ -77,11 +81,30 @@ def command(
     for run in loaded:
         log_to_mlflow(tracking, run.run_dir)
     if as_json:
-        click.echo(json_text([*summaries, *asked]), nl=False)
+        click.echo(json_text([*(found.as_dict() for found in searches), *summaries, *asked]), nl=False)
     elif as_csv:
         click.echo(csv_text(summaries), nl=False)
     else:
-        click.echo(_text(summaries, diagnoses, asked), nl=False)
+        click.echo(_text(summaries, diagnoses, asked, searches), nl=False)
+
+
+def _is_sweep(folder: Path) -> bool:
+    from storagebench.experiments.sweepfolder import is_sweep
+
+    return is_sweep(folder)
+
+
+def _report_sweep(folder: Path, as_json: bool, html_file: Path | None) -> None:
+    import json
+
+    from storagebench.commands.sweep import write_page
+    from storagebench.report.sweep import sweep_text
+    from storagebench.report.sweepload import load_sweep
+
+    found = load_sweep(folder)
+    if html_file is not None:
+        write_page(html_file, found)
+    click.echo(json.dumps(found.as_dict(), indent=1) + "\n" if as_json else sweep_text(found), nl=False)
 
 
 def _refuse_half_a_submission(submission: Path | None, rules_name: str | None, org: str | None, system: str | None) -> None:
@@ -114,14 +137,18 @@ def _write_submission(folder: Path, rules_name: str, org: str | None, system: st
     write_folder(folder, lay_out(Submission(find_ground(rules_name), name, org is not None, of_system), loaded))
 
 
-def _text(summaries: Sequence[Mapping[str, Any]], diagnoses: Sequence[LoadedDiagnosis], queries: Sequence[Mapping[str, Any]]) -> str:
-    """The diagnoses, several of them under their names, then the page of the one run or the table of several, then the pages of query runs."""
+def _text(
+    summaries: Sequence[Mapping[str, Any]], diagnoses: Sequence[LoadedDiagnosis], queries: Sequence[Mapping[str, Any]], searches: Sequence[Found]
+) -> str:
+    """The searches and the diagnoses, several of them under their names, then the page of the one run or the table of several, then the pages of query runs."""
     from storagebench.report.diagnosis import diagnosis_text
     from storagebench.report.queries import query_text
+    from storagebench.report.search import search_text
     from storagebench.report.text import one_run, run_table
     from storagebench.report.wording import printable
 
-    blocks = [(f"diagnosis {printable(one.name)}\n\n" if len(diagnoses) > 1 else "") + diagnosis_text(one.found) for one in diagnoses]
+    blocks = [(f"search {printable(found.name)}\n\n" if len(searches) > 1 else "") + search_text(found) for found in searches]
+    blocks += [(f"diagnosis {printable(one.name)}\n\n" if len(diagnoses) > 1 else "") + diagnosis_text(one.found) for one in diagnoses]
     if summaries:
         blocks.append(one_run(summaries[0]) if len(summaries) == 1 else run_table(summaries))
     if queries:

@@ -76,10 +76,11 @@ def command(
         if repeat > 1:
             return _repeat(request, crew, onlookers, repeat, as_json)
         summary = _run_one(request, crew, onlookers)
-        return EXIT_OK if summary is None else _shown(summary, as_json, metric_lines)
+        return EXIT_OK if summary is None else shown(summary, as_json, metric_lines)
 
 
-def _shown(summary: Mapping[str, Any], as_json: bool, as_lines: bool) -> int:
+def shown(summary: Mapping[str, Any], as_json: bool, as_lines: bool = False) -> int:
+    """Print the result of a run; its exit code."""
     import json
 
     from storagebench.report.metriclines import metric_lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ class Repeats:
     @property
     def exit_code(self) -> int:
         """The worst of the runs'."""
-        return max((_code(summary) for summary in self.summaries), key=lambda code: _WORSE.index(code) if code in _WORSE else len(_WORSE))
+        return worst_code(_code(summary) for summary in self.summaries)
 
     @property
     def unstable(self) -> tuple[str, ...]:
@@ -48,6 +48,15 @@ class Repeats:
             "metrics": {name: None if spread is None else spread.as_dict() for name, spread in self.spreads.items()},
             "runs": [dict(summary) for summary in self.summaries],
         }
+
+
+def worst_code(codes: Iterable[int]) -> int:
+    """The exit code that tells most; 0 for none.
+
+    >>> worst_code([0, 6, 5])
+    5
+    """
+    return max(codes, key=lambda code: _WORSE.index(code) if code in _WORSE else len(_WORSE), default=EXIT_OK)
 
 
 def run_ids(name: str, num_runs: int) -> list[str]:

@@ -73,8 +73,8 @@ class Probed:
 
 
 @contextmanager
-def opened(store: Store, asked: Asked) -> Iterator[Opened]:
-    """What a probe of this store is, with scratch made where it needs some and removed when the block ends.
+def opened(store: Store, asked: Asked, held: Callable[[Dataset, Store], Dataset] = lambda dataset, _: dataset) -> Iterator[Opened]:
+    """What a probe of this store is, with scratch made where it needs some and removed when the block ends. `held`: the part of a dataset that lies here.
 
     Raises UsageError (options that do not fit, no folder, no space), DatasetError (a damaged manifest, a missing shard), StorageError.
     """
@@ -88,6 +88,7 @@ def opened(store: Store, asked: Asked) -> Iterator[Opened]:
         if dataset is not None:
             store = stack.enter_context(data_store(store, dataset))
             asked = replace(asked, served=None) if dataset.data_root else asked
+            dataset = held(dataset, store)
             _check_shards(store, dataset)
         if store.spec.kind == "posix":
             yield _open_files(stack, Path(store.spec.root), dataset, asked)

@@ -43,7 +43,7 @@ def _what(s: Summary) -> Iterator[Section]:
         ("accelerators", w.accelerators(s) + hosts),
         ("loader", f"{s['loader']}{f' ({settings})' if settings else ''}"),
         ("format", s["format"]),
-        ("storage", s["storage"]),
+        ("storage", s["storage"] + (f", {s.get('placement', 'shared')}" if s["num_hosts"] > 1 else "")),
         ("decode", f"{s['decode'] or 'unknown'}{asked}"),
         ("steps", f"{s['measured_steps']} measured, {s['warmup_steps']} warm-up, {s['idle_steps']} idle; {s['epochs']} epochs planned"),
         ("batch", f"{s['batch_size']} samples a rank"),
@@ -128,8 +128,16 @@ def _throughput(s: Summary) -> Iterator[Section]:
         ("from the device", w.size(s["device_read_bytes"])),
         ("device over storage", w.number(s["read_amplification"])),
         ("served by the page cache", w.share(s["cached_fraction_served"])),
-        ("requests", f"{w.count(s['requests'])} ({s['retries']} retried, {s['io_errors']} failed)"),
+        ("requests", f"{w.count(s['requests'])} ({_retried(s)}, {s['io_errors']} failed)"),
+        *((f"from {endpoint}", w.size(num_bytes)) for endpoint, num_bytes in s["bytes_by_endpoint"].items()),
     )
+
+
+def _retried(s: Summary) -> str:
+    if s["retries"] is None:
+        return "retries unknown"
+    kinds = ", ".join(f"{kind} x {count}" for kind, count in s["retries_by_kind"].items())
+    return f"{s['retries']} retried" + (f": {kinds}" if kinds else "")
 
 
 def _writers(s: Summary) -> Iterator[Section]:

@@ -11,7 +11,8 @@ from html import escape
 from typing import NamedTuple
 
 from storagebench.errors import UsageError
-from storagebench.report import bars, curves, htmlparts, ladderparts, ladderplot, timelineplot
+from storagebench.experiments.searchresult import Found
+from storagebench.report import bars, curves, htmlparts, ladderparts, ladderplot, searchparts, searchplot, timelineplot
 from storagebench.report import wording as w
 from storagebench.report.load import LoadedDiagnosis, LoadedRun
 from storagebench.report.plotstyle import Figure, labels
@@ -57,17 +58,25 @@ class _Part(NamedTuple):
     figures: list[tuple[str, Figure]]
 
 
-def as_html(loaded_runs: Sequence[LoadedRun], diagnoses: Sequence[LoadedDiagnosis] = ()) -> str:
-    """The page. Raises UsageError without a run or a diagnosis, or where plotly is not installed."""
-    if not loaded_runs and not diagnoses:
+def as_html(loaded_runs: Sequence[LoadedRun], diagnoses: Sequence[LoadedDiagnosis] = (), searches: Sequence[Found] = ()) -> str:
+    """The page. Raises UsageError where there is nothing to show, or where plotly is not installed."""
+    if not loaded_runs and not diagnoses and not searches:
         raise UsageError("there is no run to report", "give at least one run folder")
-    library = _plotly_js()
-    heading = _title([loaded.summary for loaded in loaded_runs], diagnoses)
-    parts = [*([_ladders(diagnoses)] if diagnoses else []), *([_runs(loaded_runs)] if loaded_runs else [])]
-    footer = f"<footer>Made by storagebench from {_counts(loaded_runs, diagnoses)}. Unknown figures are shown as {w.UNKNOWN}.</footer>"
+    library = plotly_js()
+    heading = _title([loaded.summary for loaded in loaded_runs], diagnoses, searches)
+    parts = [_searches(searches)] if searches else []
+    parts += [*([_ladders(diagnoses)] if diagnoses else []), *([_runs(loaded_runs)] if loaded_runs else [])]
+    footer = f"<footer>Made by storagebench from {_counts(loaded_runs, diagnoses, searches)}. Unknown figures are shown as {w.UNKNOWN}.</footer>"
     body = _header(heading) + "".join(part.body for part in parts) + footer
     data = [{"id": box, **figure} for part in parts for box, figure in part.figures]
-    return _page(heading, body, library, _script_data(data))
+    return page(heading, body, library, script_data(data))
+
+
+def _searches(searches: Sequence[Found]) -> _Part:
+    figures: list[tuple[str, Figure]] = []
+    for index, found in enumerate(searches):
+        figures += [(f"search-au-{index}", searchplot.utilisation(found)), (f"search-bandwidth-{index}", searchplot.bandwidth(found))]
+    return _Part("<h2>How many accelerators are kept busy?</h2>" + searchparts.searches(searches), figures)
 
 
 def _ladders(diagnoses: Sequence[LoadedDiagnosis]) -> _Part:
@@ -105,7 +114,7 @@ def _runs(loaded_runs: Sequence[LoadedRun]) -> _Part:
     return _Part("".join(body), [*zip((box[0] for box in _PLOTS), figures, strict=True), *over_time])
 
 
-def _plotly_js() -> str:
+def plotly_js() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
@@ -113,21 +122,21 @@ def _plotly_js() -> str:
     return str(get_plotlyjs())
 
 
-def _script_data(value: object) -> str:
+def script_data(value: object) -> str:
     """JSON that cannot end its script element or open a comment, whatever texts are in it."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _counts(runs: Sequence[object], diagnoses: Sequence[object]) -> str:
+def _counts(runs: Sequence[object], diagnoses: Sequence[object], searches: Sequence[object] = ()) -> str:
     """`1 diagnosis and 9 runs`."""
-    counted = ((len(diagnoses), "diagnosis", "diagnoses"), (len(runs), "run", "runs"))
+    counted = ((len(searches), "search", "searches"), (len(diagnoses), "diagnosis", "diagnoses"), (len(runs), "run", "runs"))
     return " and ".join(f"{count} {one if count == 1 else many}" for count, one, many in counted if count)
 
 
-def _title(summaries: Sequence[w.Summary], diagnoses: Sequence[LoadedDiagnosis]) -> str:
-    names = [summary["workload"] for summary in summaries] or [one.name for one in diagnoses]
-    return f"{', '.join(dict.fromkeys(map(w.printable, names)))}: {_counts(summaries, diagnoses)}"
+def _title(summaries: Sequence[w.Summary], diagnoses: Sequence[LoadedDiagnosis], searches: Sequence[Found] = ()) -> str:
+    names = [summary["workload"] for summary in summaries] or [found.workload for found in searches] or [one.name for one in diagnoses]
+    return f"{', '.join(dict.fromkeys(map(w.printable, names)))}: {_counts(summaries, diagnoses, searches)}"
 
 
 def _header(heading: str) -> str:
@@ -139,7 +148,7 @@ def _plot(box: tuple[str, str, str], below: str) -> str:
     return f'<h2>{heading}</h2><p class="caption">{caption}</p><div class="card"><div class="plot" id="{name}"></div>{below}</div>'
 
 
-def _page(title: str, body: str, library: str, data: str) -> str:
+def page(title: str, body: str, library: str, data: str) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">\n'

@@ -12,6 +12,8 @@ from storagebench.checks.queries import judge_query_run
 from storagebench.diagnosis.ladder import Diagnosis
 from storagebench.diagnosis.saved import DIAGNOSIS_FILE, judged, load
 from storagebench.errors import UsageError
+from storagebench.experiments.searchresult import Found, found_in
+from storagebench.experiments.searchstate import is_search
 from storagebench.hostfiles import HostRecords
 from storagebench.queryrecords import is_query_run
 from storagebench.ranks import Ranks
@@ -91,11 +93,25 @@ def load_diagnoses(paths: Iterable[str | Path]) -> list[LoadedDiagnosis]:
 
 
 def load_all(paths: Iterable[str | Path]) -> tuple[list[LoadedRun], list[LoadedDiagnosis], list[LoadedQueries]]:
-    """Runs, diagnoses and query runs. A folder of diagnoses alone needs no run; else as `load_runs`."""
+    """Runs, diagnoses and query runs. A folder of diagnoses or searches alone needs no run, and the runs of a search are told by `load_searches`; else as `load_runs`."""
     folders = [Path(path) for path in paths]
-    with_runs = [folder for folder in folders if _at_or_below(folder, is_run_dir) or not _at_or_below(folder, _is_diagnosis)]
+    with_runs = [
+        folder for folder in folders if not is_search(folder) and (_at_or_below(folder, is_run_dir) or not _at_or_below(folder, _is_made_of_runs))
+    ]
     runs, asked = load_runs_and_queries(with_runs)
     return runs, load_diagnoses(folders), asked
+
+
+def load_searches(paths: Iterable[str | Path]) -> list[Found]:
+    """The searches at these paths, in order, each once; of a results folder those of its search folders. There may be none.
+
+    Raises DatasetError where one is damaged or of another schema.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        for folder in _at_or_below(path, is_search):
+            found.setdefault(folder.resolve(), folder)
+    return [found_in(folder) for folder in found.values()]
 
 
 def _at_or_below(path: Path, wanted: Callable[[Path], bool]) -> list[Path]:
@@ -107,6 +123,10 @@ def _at_or_below(path: Path, wanted: Callable[[Path], bool]) -> list[Path]:
 
 def _is_diagnosis(path: Path) -> bool:
     return (path / DIAGNOSIS_FILE).is_file()
+
+
+def _is_made_of_runs(path: Path) -> bool:
+    return _is_diagnosis(path) or is_search(path)
 
 
 def _run_dirs(path: Path) -> list[Path]:

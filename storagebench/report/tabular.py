@@ -14,7 +14,9 @@ _QUANTILES: Final = {"fetch_quantiles_s": "fetch", "step_quantiles_s": "step", "
 _LISTING: Final = {"listed": "listed_objects", "listing_s": "listing_s", "opened": "opened_objects", "open_s": "open_s"}
 _RANGE: Final = ("ceiling_lowest_bytes_per_s", "ceiling_highest_bytes_per_s")
 # Tables within a summary; they are in the JSON.
-_NESTED: Final = frozenset({"effective", "bad_samples", "per_epoch", "per_rank", "devices", "findings", "verdict"})
+_NESTED: Final = frozenset(
+    {"effective", "bad_samples", "per_epoch", "per_rank", "devices", "findings", "verdict", "retries_by_kind", "bytes_by_endpoint"}
+)
 # A spreadsheet takes a cell that starts so for a formula (OWASP, "CSV Injection").
 _FORMULA_STARTS: Final = ("=", "+", "-", "@")
 

@@ -17,6 +17,7 @@ from storagebench.errors import DatasetError, UsageError
 from storagebench.manifest import Dataset
 from storagebench.protocols import Store, StoreSpec
 from storagebench.registry import store_class
+from storagebench.storage.s3_config import endpoint_of_environment
 
 _SHAPED = "shaped+"
 
@@ -52,8 +53,23 @@ def _shaped_spec(inner_url: str, options: dict[str, str]) -> StoreSpec:
 
 def open_spec(spec: StoreSpec) -> Store:
     """A live store. Raises StorageError where it cannot be reached and UsageError for options that it does not have."""
+    if spec.kind == "s3" and _has_several_endpoints(spec):
+        from storagebench.storage.s3_spread import SpreadStore
+
+        return SpreadStore(spec)
     store: Store = store_class(spec.kind)(spec)
     return store
+
+
+def _has_several_endpoints(spec: StoreSpec) -> bool:
+    return "," in (spec.options.get("endpoint_url") or endpoint_of_environment() or "")
+
+
+def spec_of_reader(spec: StoreSpec, number: int) -> StoreSpec:
+    """The spec for the reader of that number (a rank, and a worker of its on top): of several S3 endpoints each begins with another one."""
+    if spec.kind != "s3" or not _has_several_endpoints(spec):
+        return spec
+    return replace(spec, options={**spec.options, "endpoint_index": str(int(spec.options.get("endpoint_index", "0")) + number)})
 
 
 def open_store(url: str, options: Mapping[str, str] | None = None) -> Store:

@@ -14,24 +14,33 @@ STREAM_BUFFER_BYTES = 1 << 20
 
 
 class Tally:
-    """Monotone counts of one store. `num_bytes` are bytes that reads returned; only what is known is added."""
+    """Monotone counts of one store. `num_bytes` are bytes that reads returned; only what is known is added. `endpoint`: which of several servers this store
+    talks to."""
 
-    def __init__(self) -> None:
+    def __init__(self, endpoint: str | None = None) -> None:
         self._lock = threading.Lock()
         self._num_bytes = self._requests = self._retries = self._errors = 0
+        self._kinds: dict[str, int] = {}
+        self._endpoint = endpoint
 
-    def add(self, num_bytes: int = 0, requests: int = 0, retries: int = 0, errors: int = 0) -> None:
+    def add(self, num_bytes: int = 0, requests: int = 0, errors: int = 0) -> None:
         """Add to the totals; all arguments are counts >= 0. Called for each request, so it makes no objects."""
         with self._lock:
             self._num_bytes += num_bytes
             self._requests += requests
-            self._retries += retries
             self._errors += errors
+
+    def retried(self, kind: str, times: int = 1) -> None:
+        """Requests were asked again, for that kind of reason."""
+        with self._lock:
+            self._retries += times
+            self._kinds[kind] = self._kinds.get(kind, 0) + times
 
     def counters(self) -> IOCounters:
         """The totals so far."""
         with self._lock:
-            return IOCounters(self._num_bytes, self._requests, self._retries, self._errors)
+            by_endpoint = {self._endpoint: self._num_bytes} if self._endpoint else {}
+            return IOCounters(self._num_bytes, self._requests, self._retries, self._errors, dict(self._kinds), by_endpoint)
 
 
 class _CheckedRaw(io.RawIOBase):

@@ -6,6 +6,7 @@ Never touches anything above objects: no bucket is made or removed, and only nam
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,8 @@ from storagebench.storage.counting import Tally, checked_stream
 from storagebench.storage.s3_arrow import ArrowRanges, arrow_filesystem
 from storagebench.storage.s3_config import resolve
 from storagebench.storage.s3_control import S3Control, S3Sink
-from storagebench.storage.s3_errors import NotPartialError, ReadFailedError, error_code, explain, missing_bucket, wrong_answer
+from storagebench.storage.s3_errors import NotPartialError, ReadFailedError, error_code, explain, missing_bucket, not_partial, wrong_answer
+from storagebench.storage.s3_retry import Retrier
 
 __all__ = ["S3Store", "arrow_filesystem"]
 
@@ -35,8 +37,8 @@ class S3Client(Protocol):
     def whole(self, key: str, limit_bytes: int) -> memoryview:
         """An object of unknown size up to the limit."""
 
-    def chunks(self, key: str, num_bytes: int) -> Iterator[bytes]:
-        """The body of an object of that size as it comes. Not counted here."""
+    def chunks(self, key: str, num_bytes: int, start: int) -> Iterator[Any]:
+        """The body of an object of that size as it comes, from the byte `start` on, in one attempt. Not counted here, but for bytes before it that came again."""
 
     def put(self, key: str, data: bytes) -> None:
         """One PUT."""
@@ -52,7 +54,8 @@ class S3Store:
     """Objects below a prefix.
 
     Options: `endpoint_url`, `region`, `client` (obstore, s3fs), `ranges` (auto; native; arrow), `native_ranges` (true or false: what a store opened
-    before found out, so that this one does not ask), `anonymous` (true), `concurrency` (requests in flight, 1 to 1024). `spec` gets
+    before found out, so that this one does not ask), `anonymous` (true), `concurrency` (requests in flight, 1 to 1024), `retries`,
+    `retry_budget` and `timeout` (`s3_policy`), `endpoint_index` (which of several addresses in `endpoint_url`, modulo their number). `spec` gets
     `native_ranges` as soon as it is known: hand that spec to workers. Raises UsageError (options), StorageError (credentials, server, bucket).
     """
 
@@ -60,11 +63,12 @@ class S3Store:
         self.spec = spec
         self._settings, self._credentials = resolve(spec)
         self._credentials.current()
-        self._tally = Tally()
+        self._tally = Tally(self._settings.endpoint if len(self._settings.endpoints) > 1 else None)
+        self._retrier = Retrier(self._settings.retry, self._tally)
         self._lock = threading.Lock()
         self._ranges_known = self._settings.native_ranges is not None
         self.native_ranges = bool(self._settings.native_ranges)  # known to answer a range request with 206 and just these bytes
-        self._control = S3Control(self._settings, self._credentials, self._tally)
+        self._control = S3Control(self._settings, self._credentials, self._tally, self._retrier)
         self._arrow = ArrowRanges(self._settings, self._credentials, self._tally)
         self._client: S3Client = self._make_client()
         if not self._ranges_known:
@@ -121,13 +125,30 @@ class S3Store:
         def translate(error: Exception) -> Exception:
             return self._explain(error, key, "read")
 
-        stream = checked_stream(self._client.chunks(key, num_bytes), num_bytes, self._settings.name(key), self._tally, translate)
+        stream = checked_stream(self._chunks(key, num_bytes), num_bytes, self._settings.name(key), self._tally, translate)
         try:
             stream.peek(1)  # sends the request: a missing or a truncated object is reported here
         except BaseException:
             stream.close()
             raise
         return stream
+
+    def _chunks(self, key: str, num_bytes: int) -> Iterator[Any]:
+        """The object's bytes, each once: a body that breaks off goes on behind what came of it."""
+        attempts, done = self._retrier.begin(), 0
+        while True:
+            try:
+                for chunk in self._client.chunks(key, num_bytes, done):
+                    if len(chunk):
+                        done += len(chunk)
+                        attempts.progressed()
+                        yield chunk
+                if done >= num_bytes:
+                    return
+                raise wrong_answer(self._settings, key, f"{num_bytes} bytes", f"{done} bytes", "truncated")
+            except Exception as error:
+                wait_s = attempts.failed(error)
+            time.sleep(wait_s)
 
     @contextmanager
     def create(self, key: str) -> Iterator[Sink]:
@@ -152,6 +173,10 @@ class S3Store:
         for key in todo:
             self._arrow.forget(key)
 
+    def forget(self, key: str) -> None:
+        """Another store wrote or deleted this object: nothing that was kept of it holds."""
+        self._arrow.forget(key)
+
     def counters(self) -> IOCounters:
         return self._tally.counters()
 
@@ -165,10 +190,18 @@ class S3Store:
         if settings.client == "s3fs":
             from storagebench.storage.s3_s3fs import S3fsClient
 
-            return S3fsClient(settings, self._credentials, self._tally, self._arrow.read if settings.ranges == "arrow" else None)
+            return S3fsClient(settings, self._credentials, self._tally, self._retrier, self._arrow.read if settings.ranges == "arrow" else None)
         from storagebench.storage.s3_obstore import ObstoreClient
 
-        self._obstore = ObstoreClient(settings, self._credentials, self._tally, self._read_range)
+        self._obstore = ObstoreClient(
+            settings,
+            self._credentials,
+            self._tally,
+            self._retrier,
+            self._read_range,
+            lambda: self.native_ranges and settings.ranges != "arrow",
+            self._control.size,
+        )
         return self._obstore
 
     def _read_range(self, extent: Extent) -> memoryview:
@@ -179,8 +212,7 @@ class S3Store:
             data = self._obstore.native_range(extent)
         except NotPartialError:
             if self._settings.ranges == "native" or self.native_ranges:
-                got = "the answer 200 instead of 206 (use --storage-option ranges=arrow)"
-                raise wrong_answer(self._settings, extent.key, "a range", got) from None
+                raise not_partial(self._settings, extent.key) from None
             self._learn(False)
             return self._arrow.read(extent)
         if not self._ranges_known:
@@ -191,6 +223,8 @@ class S3Store:
         """Find out at open whether server, bucket and credentials work, and how ranges are answered if there is a dataset already."""
         try:
             answer = self._client.range_status(MANIFEST_KEY)
+            if answer is False:  # once more, since a single wrong answer would send all ranges another way
+                answer = self._client.range_status(MANIFEST_KEY)
         except Exception as error:
             if error_code(error) not in ("InvalidRange", "416"):  # which says that ranges are done as the standard has them
                 raise self._explain(error, MANIFEST_KEY, "read") from None

@@ -18,15 +18,16 @@ import numpy as np
 
 from storagebench.protocols import Extent, StoreSpec
 from storagebench.storage.counting import Tally
-from storagebench.storage.s3_config import CONNECT_TIMEOUT_S, MAX_ATTEMPTS, Credentials, FrozenCredentials, S3Settings, resolve
+from storagebench.storage.s3_config import CONNECT_TIMEOUT_S, Credentials, FrozenCredentials, S3Settings, resolve
 from storagebench.storage.s3_errors import truncated, wrong_answer
 
 _MARK_BYTES = 16
 _MAX_IDLE_HANDLES = 512
 
 
-def make_filesystem(settings: S3Settings, credentials: Credentials) -> Any:
-    """A pyarrow.fs.S3FileSystem with the keys as they are now; the keys stay in memory."""
+def make_filesystem(settings: S3Settings, credentials: Credentials, attempts: int | None = None) -> Any:
+    """A pyarrow.fs.S3FileSystem with the keys as they are now; the keys stay in memory. `attempts` of a request, made by itself and unseen; None: as many as
+    the option `retries` allows, for those that read through it without our loop (`s3_retry`)."""
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
     keys = credentials.current()
@@ -39,7 +40,11 @@ def make_filesystem(settings: S3Settings, credentials: Credentials) -> Any:
         if parts.scheme == "https" and os.environ.get("AWS_CA_BUNDLE"):
             options["tls_ca_file_path"] = os.environ["AWS_CA_BUNDLE"]
     return S3FileSystem(
-        region=settings.region, connect_timeout=CONNECT_TIMEOUT_S, retry_strategy=AwsStandardS3RetryStrategy(max_attempts=MAX_ATTEMPTS), **options
+        region=settings.region,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        request_timeout=max(1.0, settings.retry.timeout_s),  # curl's limit, which it takes in whole seconds
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=attempts or settings.retry.retries + 1),
+        **options,
     )
 
 
@@ -53,7 +58,7 @@ def arrow_filesystem(spec: StoreSpec) -> tuple[Any, str]:
 
 
 class ArrowRanges:
-    """Reads ranges. A file handle costs a HEAD, so idle handles are kept: then a range is one GET. Thread-safe."""
+    """Reads ranges, each with one attempt: the caller asks again. A file handle costs a HEAD, so idle handles are kept: then a range is one GET. Thread-safe."""
 
     def __init__(self, settings: S3Settings, credentials: Credentials, tally: Tally) -> None:
         self._settings = settings
@@ -94,7 +99,7 @@ class ArrowRanges:
         handle.seek(extent.offset)
         got = handle.readinto(target)
         if got != len(target):
-            raise wrong_answer(self._settings, extent.key, f"{len(target)} bytes at {extent.offset}", f"{got} bytes")
+            raise wrong_answer(self._settings, extent.key, f"{len(target)} bytes at {extent.offset}", f"{got} bytes", "truncated")
         same = _common_tail(target, mark)
         if same:
             self._check_tail(handle, extent, target, same)
@@ -105,7 +110,7 @@ class ArrowRanges:
         self._tally.add(num_bytes=same, requests=1)
         handle.seek(extent.offset + len(target) - same)
         if handle.readinto(tail) != same or tail != target[-same:]:
-            raise wrong_answer(self._settings, extent.key, f"{len(target)} bytes at {extent.offset}", f"at least {same} bytes less")
+            raise wrong_answer(self._settings, extent.key, f"{len(target)} bytes at {extent.offset}", f"at least {same} bytes less", "truncated")
 
     def _with_handle(self, extent: Extent, use: Callable[[Any], None]) -> None:
         """Run `use` with a handle of that key that nobody else has; it goes back to the idle ones unless `use` raises."""
@@ -136,7 +141,7 @@ class ArrowRanges:
                     self._idle.clear()
                     self._num_idle = 0
                     self._keys = keys
-                    self._filesystem = make_filesystem(self._settings, self._credentials)
+                    self._filesystem = make_filesystem(self._settings, self._credentials, attempts=1)
             return self._filesystem
 
 

@@ -9,31 +9,32 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from storagebench.errors import StorageError, UsageError, did_you_mean
 from storagebench.protocols import StoreSpec
+from storagebench.storage.s3_policy import RetryPolicy, parse_policy
 
-OPTIONS: Final = ("endpoint_url", "region", "client", "ranges", "native_ranges", "anonymous", "concurrency")
+OPTIONS: Final = (
+    "endpoint_url", "endpoint_index", "region", "client", "ranges", "native_ranges", "anonymous", "concurrency", "retries", "retry_budget", "timeout",
+)  # fmt: skip
 CLIENTS: Final = ("obstore", "s3fs")
 RANGES: Final = ("auto", "native", "arrow")
 DEFAULT_CONCURRENCY: Final = 16
 MAX_CONCURRENCY: Final = 1024
 
-# Time limits in seconds. A refused or silent endpoint is reported within 10 to 20 s; a server that comes back after 5 s is waited for.
 CONNECT_TIMEOUT_S: Final = 3
-READ_TIMEOUT_S: Final = 20  # without a byte
-MAX_ATTEMPTS: Final = 5
 
 _CREDENTIALS_HINT: Final = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket --storage-option anonymous=true"
 
 
 @dataclass(frozen=True)
 class S3Settings:
-    """A checked spec. `base` is "" or ends in a slash; `endpoint` None means AWS itself; `native_ranges` None means not known yet."""
+    """A checked spec. `base` is "" or ends in a slash; `endpoint` None means AWS itself; `native_ranges` None means not known yet. `endpoints`: all that were
+    given, of which this is one."""
 
     url: str
     bucket: str
@@ -45,6 +46,8 @@ class S3Settings:
     native_ranges: bool | None = None
     anonymous: bool = False
     concurrency: int = DEFAULT_CONCURRENCY
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    endpoints: tuple[str, ...] = ()
 
     @property
     def server(self) -> str:
@@ -127,19 +130,22 @@ def resolve(spec: StoreSpec) -> tuple[S3Settings, Credentials]:
         raise StorageError(f"the AWS configuration cannot be used: {type(error).__name__}", _CREDENTIALS_HINT) from None
     if source is None and not anonymous:
         raise StorageError(f"no AWS credentials were found for {spec.root}", _CREDENTIALS_HINT)
-    endpoint = spec.options.get("endpoint_url") or endpoint_of_environment()
+    endpoints = endpoints_of(spec.options.get("endpoint_url") or endpoint_of_environment() or profile.get("endpoint_url"))
+    index = int(_count("endpoint_index", spec.options.get("endpoint_index", "0"), 10**9, least=0))
     native = spec.options.get("native_ranges")
     settings = S3Settings(
         url=spec.url,
         bucket=bucket,
         base=base,
-        endpoint=_endpoint(endpoint or profile.get("endpoint_url")),
+        endpoint=endpoints[index % len(endpoints)] if endpoints else None,
         region=str(region),
         client=_choice("client", spec.options.get("client", "obstore"), CLIENTS),
         ranges=_choice("ranges", spec.options.get("ranges", "auto"), RANGES),
         native_ranges=None if native is None else _flag("native_ranges", native),
         anonymous=anonymous,
         concurrency=_count("concurrency", spec.options.get("concurrency", str(DEFAULT_CONCURRENCY)), MAX_CONCURRENCY),
+        retry=parse_policy(*(spec.options.get(name) for name in ("retries", "retry_budget", "timeout"))),
+        endpoints=endpoints,
     )
     return settings, Credentials(source)
 
@@ -162,8 +168,8 @@ def boto_config(settings: S3Settings) -> dict[str, Any]:
     """Arguments of botocore's Config, the same for s3fs and for our own control requests."""
     return {
         "connect_timeout": CONNECT_TIMEOUT_S,
-        "read_timeout": READ_TIMEOUT_S,
-        "retries": {"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
+        "read_timeout": settings.retry.timeout_s,
+        "retries": {"mode": "standard", "total_max_attempts": 1},  # `s3_retry` asks again
         "max_pool_connections": settings.concurrency,
         "s3": {"addressing_style": "path" if settings.endpoint else "auto"},
         # Trailing checksums are an AWS extra that compatible servers reject; lengths are checked here, and contents against the manifest.
@@ -191,14 +197,23 @@ def _place(root: str) -> tuple[str, str]:
     return parts.netloc, f"{prefix}/" if prefix else ""
 
 
-def _endpoint(text: str | None) -> str | None:
-    if not text:
-        return None
+def endpoints_of(text: str | None) -> tuple[str, ...]:
+    """The addresses in `endpoint_url`, which are separated by commas; none for None. Raises UsageError."""
+    found = tuple(_endpoint(part.strip()) for part in text.split(",")) if text else ()
+    if len(set(found)) != len(found):
+        raise UsageError(f"endpoint_url names an address twice: {', '.join(found)}", "name each once")
+    return found
+
+
+def _endpoint(text: str) -> str:
     parts = urlsplit(text)
     if parts.username or parts.password:
         raise UsageError(f"the endpoint URL of {parts.hostname} carries credentials", "put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise UsageError(f"endpoint_url is {text!r}, which is no http or https address", "write it like http://127.0.0.1:9000")
+        raise UsageError(
+            f"endpoint_url has {text!r}, which is no http or https address",
+            "write it like http://127.0.0.1:9000, or several with a comma between them",
+        )
     return text.rstrip("/")
 
 
@@ -212,7 +227,7 @@ def _flag(name: str, value: str) -> bool:
     return _choice(name, value, ("true", "false")) == "true"
 
 
-def _count(name: str, value: str, most: int) -> int:
-    if not (value.isascii() and value.isdigit() and 1 <= int(value) <= most):
-        raise UsageError(f"storage option {name} is {value!r}, and it is a whole number from 1 to {most}", f"write it like {name}=16")
+def _count(name: str, value: str, most: int, least: int = 1) -> int:
+    if not (value.isascii() and value.isdigit() and least <= int(value) <= most):
+        raise UsageError(f"storage option {name} is {value!r}, and it is a whole number from {least} to {most}", f"write it like {name}=16")
     return int(value)

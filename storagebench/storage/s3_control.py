@@ -15,6 +15,7 @@ from storagebench.protocols import ObjectInfo
 from storagebench.storage.counting import Tally
 from storagebench.storage.s3_config import Credentials, S3Settings, boto_config, boto_session
 from storagebench.storage.s3_errors import error_code, explain
+from storagebench.storage.s3_retry import Retrier
 
 PART_BYTES = 16 << 20
 _PARTS_PER_SIZE = 1000  # after so many parts the next are larger, so that 10 000 parts (the limit of S3) reach 880 GiB
@@ -25,7 +26,7 @@ _T = TypeVar("_T")
 
 
 def watch_requests(events: Any) -> None:
-    """Have botocore's event hooks count every HTTP request that it really sends, retries included, for `counted`."""
+    """Have botocore's event hooks count every HTTP request that it really sends, redirected ones included, for `counted`."""
     events.register("before-send.s3", _on_send)
 
 
@@ -37,14 +38,17 @@ def _on_send(**_: Any) -> None:
 
 @contextmanager
 def counted(tally: Tally) -> Iterator[None]:
-    """One operation: what is sent inside is counted as requests, and all but the first as retries. Works in threads and in asyncio tasks."""
+    """One attempt: what is sent inside is counted as requests. botocore's retries are off, so that more than one is a redirect to another region's server.
+    Works in threads and in asyncio tasks."""
     sends = [0]
     token = _sends.set(sends)
     try:
         yield
     finally:
         _sends.reset(token)
-        tally.add(requests=sends[0], retries=max(0, sends[0] - 1))
+        tally.add(requests=sends[0])
+        if sends[0] > 1:
+            tally.retried("redirect", sends[0] - 1)
 
 
 def _request(method: str, **arguments: Any) -> Callable[[Any], Any]:
@@ -55,19 +59,24 @@ def _request(method: str, **arguments: Any) -> Callable[[Any], Any]:
 class S3Control:
     """Control requests of one store. Keys are whole keys, with the store's prefix. Thread-safe."""
 
-    def __init__(self, settings: S3Settings, credentials: Credentials, tally: Tally) -> None:
+    def __init__(self, settings: S3Settings, credentials: Credentials, tally: Tally, retrier: Retrier) -> None:
         self._settings = settings
         self._credentials = credentials
         self._tally = tally
+        self._retrier = retrier
         self._lock = threading.Lock()
         self._made: Any = None
 
     def call(self, action: str, key: str, request: Callable[[Any], _T]) -> _T:
         """Do one request. `action` and `key` (without prefix) are for the message. Raises StorageError, DatasetError."""
-        try:
+
+        def attempt() -> _T:
             client = self._client()
             with counted(self._tally):
                 return request(client)
+
+        try:
+            return self._retrier.call(attempt)
         except Exception as error:
             self._tally.add(errors=1)
             raise explain(error, self._settings, self._credentials, key, action, self.bucket_exists) from None

@@ -38,6 +38,20 @@ class NotPartialError(Exception):
     """The server answered a range request with 200: it does not do ranges as the standard says."""
 
 
+class FaultyAnswerError(StorageError):
+    """An answer that does not fit the question, or came too slowly. Asking again may help; `kind` as `s3_retry` names them."""
+
+    kind = "wrong_range"
+
+
+class GaveUpError(Exception):
+    """A request failed beyond a limit: the last attempt's own exception, what was tried (the end of a sentence), and the storage option that limits it."""
+
+    def __init__(self, error: Exception, tried: str, option: str) -> None:
+        super().__init__(tried)
+        self.error, self.tried, self.option = error, tried, option
+
+
 class ReadFailedError(Exception):
     """One of several reads failed: `key` and the client's own exception, for the store to explain."""
 
@@ -68,6 +82,9 @@ def explain(
     error: Exception, settings: S3Settings, credentials: Credentials, key: str, action: str, bucket_exists: Callable[[], bool]
 ) -> StorageBenchError:
     """The exception to raise (from None) for what a client raised while it did `action` (read, write, list, delete) on `key` ("": the bucket)."""
+    if isinstance(error, GaveUpError):
+        last = explain(error.error, settings, credentials, key, action, bucket_exists)
+        return StorageError(f"{last.message}; {error.tried}", f"{last.hint}; the limit is --storage-option {error.option}=")
     if isinstance(error, StorageBenchError):
         return error
     code, text = error_code(error), str(error)
@@ -91,7 +108,7 @@ def _failure(error: Exception, code: str, settings: S3Settings, doing: str, shor
     if code in _DENIED or code == "403" or isinstance(error, PermissionError) or kind in _DENIED_KINDS:
         return StorageError(f"{server} refused to {doing} ({code or 'access denied'})", _DENIED.get(code, _DENIED_HINT))
     if code in _BUSY:
-        return StorageError(f"{server} failed to {doing} ({code}), also when asked again", "lower the load, or wait and try again")
+        return StorageError(f"{server} failed to {doing} ({code})", "lower the load, or wait and try again")
     if kind == "SSLError" or _TLS.search(short):
         return StorageError(f"no trusted TLS connection to {server} ({short})", "set AWS_CA_BUNDLE to the server's CA file")
     if kind in _UNREACHABLE_KINDS or _UNREACHABLE.search(short):
@@ -105,9 +122,19 @@ def missing_bucket(settings: S3Settings) -> StorageError:
     return StorageError(f"bucket {settings.bucket} does not exist at {settings.server}", hint)
 
 
-def wrong_answer(settings: S3Settings, key: str, asked: str, got: str) -> StorageError:
-    """The server's answer does not fit its own headers or the question."""
-    return StorageError(f"{settings.name(key)}: asked {settings.server} for {asked}, got {got}", _LYING_HINT)
+def wrong_answer(settings: S3Settings, key: str, asked: str, got: str, kind: str = "wrong_range") -> StorageError:
+    """The server's answer does not fit its own headers or the question; `kind` as `s3_retry` names it, "" where asking again is no use."""
+    message = f"{settings.name(key)}: asked {settings.server} for {asked}, got {got}"
+    if not kind:
+        return StorageError(message, _LYING_HINT)
+    error = FaultyAnswerError(message, _LYING_HINT)
+    error.kind = kind
+    return error
+
+
+def not_partial(settings: S3Settings, key: str) -> StorageError:
+    """A range was answered with 200, by a server that is known to do ranges or is said to."""
+    return wrong_answer(settings, key, "a range", "the answer 200 instead of 206 (use --storage-option ranges=arrow)")
 
 
 def too_large(settings: S3Settings, key: str, size: int, limit_bytes: int) -> StorageError:
@@ -119,7 +146,7 @@ def wrong_size(settings: S3Settings, key: str, size: int, asked: int) -> Storage
     """The whole object has another size than the one that was asked for."""
     if size < asked:
         return truncated(settings, key, size, asked)
-    return wrong_answer(settings, key, f"an object of {asked} bytes", f"one of {size} bytes")
+    return wrong_answer(settings, key, f"an object of {asked} bytes", f"one of {size} bytes", kind="")
 
 
 def truncated(settings: S3Settings, key: str, size: int, needed: int) -> DatasetError:

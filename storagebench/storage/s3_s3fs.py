@@ -9,17 +9,14 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from storagebench.errors import StorageError
 from storagebench.protocols import Extent
 from storagebench.storage.counting import STREAM_BUFFER_BYTES, Tally
 from storagebench.storage.loop_thread import LoopThread
-from storagebench.storage.s3_config import Credentials, S3Settings, boto_config, boto_session
+from storagebench.storage.s3_config import CONNECT_TIMEOUT_S, Credentials, S3Settings
 from storagebench.storage.s3_control import counted, watch_requests
 from storagebench.storage.s3_errors import ReadFailedError, check_range, error_code, too_large, truncated, wrong_answer, wrong_size
-
-# s3fs asks again on top of botocore's own attempts; its default of 5 (squared) would make a silent server a matter of half an hour.
-_S3FS_ATTEMPTS = 2
-_HEADERS_TIMEOUT_S = 45  # for the first byte of an answer, all of botocore's attempts together
+from storagebench.storage.s3_retry import Retrier
+from storagebench.storage.s3_s3fs_client import make_s3fs
 
 
 class S3fsClient:
@@ -28,16 +25,24 @@ class S3fsClient:
     `other_ranges` reads ranges instead of s3fs; None: s3fs reads them.
     """
 
-    def __init__(self, settings: S3Settings, credentials: Credentials, tally: Tally, other_ranges: Callable[[Extent], memoryview] | None) -> None:
+    def __init__(
+        self,
+        settings: S3Settings,
+        credentials: Credentials,
+        tally: Tally,
+        retrier: Retrier,
+        other_ranges: Callable[[Extent], memoryview] | None,
+    ) -> None:
         self._settings = settings
         self._tally = tally
+        self._retrier = retrier
         self._other_ranges = other_ranges
         self._longer: set[str] = set()  # only ever grows; see ObstoreClient
         self._fs: Any = None
         self._loop = LoopThread("storagebench-s3fs")
         self._run = self._loop.run
         try:
-            self._fs = _make_filesystem(settings, credentials)
+            self._fs = make_s3fs(settings, credentials)
             watch_requests(self._run(self._fs.set_session()).meta.events)
         except BaseException:
             self.close()
@@ -49,9 +54,10 @@ class S3fsClient:
         return [self._by_other(extent) if data is None else data for extent, data in zip(extents, found, strict=True)]
 
     def _by_other(self, extent: Extent) -> memoryview:
-        assert self._other_ranges is not None
+        other = self._other_ranges
+        assert other is not None
         try:
-            return self._other_ranges(extent)
+            return self._retrier.call(lambda: other(extent))
         except Exception as error:
             raise ReadFailedError(extent.key, error) from None
 
@@ -67,13 +73,17 @@ class S3fsClient:
         assert data is not None
         return data
 
-    def chunks(self, key: str, num_bytes: int) -> Iterator[bytes]:
-        """The object's body as it comes, in chunks of 1 MiB."""
-        answer = self._run(self._open(key))
+    def chunks(self, key: str, num_bytes: int, start: int) -> Iterator[bytes]:
+        """The object's body from `start` on as it comes, in chunks of 1 MiB."""
+        answer = self._run(self._open(key, f"bytes={start}-{num_bytes - 1}" if start else None))
         body, size = answer["Body"], int(answer["ContentLength"])
         try:
-            if size != num_bytes:
-                raise wrong_size(self._settings, key, size, num_bytes)
+            if start:
+                check_range(self._settings, Extent(key, start, num_bytes - start), answer.get("ContentRange") or "", size)
+            else:
+                self._refuse_part(answer, key)
+                if size != num_bytes:
+                    raise wrong_size(self._settings, key, size, num_bytes)
             while chunk := self._run(_fill(body)):
                 yield chunk
         finally:
@@ -86,12 +96,12 @@ class S3fsClient:
             with counted(self._tally):
                 await self._fs._call_s3("put_object", Bucket=self._settings.bucket, Key=self._settings.base + key, Body=data)
 
-        self._run(send())
+        self._run(self._retrier.call_async(send))
 
     def range_status(self, key: str) -> bool | None:
         """Whether the server answers a small range GET of this key with 206; None where there is no such key."""
         try:
-            answer = self._run(self._open(key, "bytes=1-1"))
+            answer = self._run(self._retrier.call_async(lambda: self._open(key, "bytes=1-1")))
         except FileNotFoundError as error:
             if error_code(error) == "NoSuchBucket":
                 raise
@@ -145,80 +155,59 @@ class S3fsClient:
 
     async def _get(self, key: str, check: Callable[[int], bool]) -> memoryview | None:
         """The whole object as a memoryview; None where `check` says no to its size (the body then stays unread)."""
-        from s3fs.core import _error_wrapper
 
         async def once() -> memoryview | None:
-            answer = await self._call(key)
+            answer = await self._open(key)
             try:
+                self._refuse_part(answer, key)
                 size = int(answer["ContentLength"])
-                return self._checked(await answer["Body"].read(), key, size) if check(size) else None
+                return self._checked(await self._body(answer, size), key, size) if check(size) else None
             finally:
                 answer["Body"].close()
 
-        with counted(self._tally):
-            data: memoryview | None = await _error_wrapper(once, retries=_S3FS_ATTEMPTS)
-            return data
+        return await self._retrier.call_async(once)
+
+    def _refuse_part(self, answer: Any, key: str) -> None:
+        """s3fs itself takes a 206 for an answer to a GET of the whole object. Raises StorageError for one."""
+        if answer.get("ContentRange"):
+            raise wrong_answer(self._settings, key, "the whole object", answer["ContentRange"])
 
     async def _range(self, extent: Extent) -> memoryview:
         """A range GET, with the answer's Content-Range and length checked. A 200 that has the right Content-Range (rclone's) is taken."""
-        from s3fs.core import _error_wrapper
-
         length = extent.length or 0
 
         async def once() -> memoryview:
-            answer = await self._call(extent.key, f"bytes={extent.offset}-{extent.offset + length - 1}")
+            answer = await self._open(extent.key, f"bytes={extent.offset}-{extent.offset + length - 1}")
             try:
                 check_range(self._settings, extent, answer.get("ContentRange") or "", int(answer["ContentLength"]))
-                return self._checked(await answer["Body"].read(), extent.key, length)
+                return self._checked(await self._body(answer, length), extent.key, length)
             finally:
                 answer["Body"].close()
 
-        with counted(self._tally):
-            data: memoryview = await _error_wrapper(once, retries=_S3FS_ATTEMPTS)
-            return data
+        return await self._retrier.call_async(once)
+
+    async def _body(self, answer: Any, num_bytes: int) -> bytes:
+        """All of it. aiohttp's own timeout is between two reads: bytes that drop in keep it away."""
+        async with asyncio.timeout(self._settings.retry.longest_s(num_bytes)):
+            body: bytes = await answer["Body"].read()
+            return body
 
     def _checked(self, data: bytes, key: str, length: int) -> memoryview:
         if len(data) != length:
-            raise wrong_answer(self._settings, key, f"{length} bytes", f"{len(data)} bytes")
+            raise wrong_answer(self._settings, key, f"{length} bytes", f"{len(data)} bytes", "truncated")
         self._tally.add(num_bytes=length)
         return memoryview(data)
 
-    async def _call(self, key: str, byte_range: str | None = None) -> Any:
-        extra = {"Range": byte_range} if byte_range else {}
-        work = self._fs._call_s3("get_object", Bucket=self._settings.bucket, Key=self._settings.base + key, **extra)
-        try:
-            return await asyncio.wait_for(work, _HEADERS_TIMEOUT_S)
-        except TimeoutError:
-            name, server = self._settings.name(key), self._settings.server
-            raise StorageError(f"cannot read {name}: no answer from {server} within {_HEADERS_TIMEOUT_S} s", "check that the server runs") from None
-
     async def _open(self, key: str, byte_range: str | None = None) -> Any:
+        """One GET; the answer with its body unread."""
+        extra = {"Range": byte_range} if byte_range else {}
+        longest_s = CONNECT_TIMEOUT_S + 2 * self._settings.retry.timeout_s  # a header that comes in drops keeps aiohttp's own timeout away
         with counted(self._tally):
-            return await self._call(key, byte_range)
-
-
-def _make_filesystem(settings: S3Settings, credentials: Credentials) -> Any:
-    from aiobotocore.session import AioSession  # type: ignore[import-untyped]
-    from s3fs import S3FileSystem
-
-    # Keys that expire are left to s3fs, which finds them in the same chain and refreshes them.
-    keys = None if credentials.refreshable else credentials.current()
-    fs = S3FileSystem(
-        anon=credentials.anonymous,
-        key=keys.access_key if keys else None,
-        secret=keys.secret_key if keys else None,
-        token=keys.token if keys else None,
-        endpoint_url=settings.endpoint,
-        client_kwargs={"region_name": settings.region},
-        config_kwargs=boto_config(settings),
-        session=boto_session(AioSession),
-        max_concurrency=1,
-        use_listings_cache=False,
-        skip_instance_cache=True,
-        asynchronous=True,  # s3fs's own loop would stay behind for the life of the process
-    )
-    fs.retries = _S3FS_ATTEMPTS
-    return fs
+            work = self._fs._call_s3("get_object", Bucket=self._settings.bucket, Key=self._settings.base + key, **extra)
+            try:
+                return await asyncio.wait_for(work, longest_s)
+            except TimeoutError:
+                raise wrong_answer(self._settings, key, "an answer", f"none within {longest_s:g} s", "timeout") from None
 
 
 async def _fill(body: Any) -> bytes:

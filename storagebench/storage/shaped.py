@@ -110,7 +110,7 @@ class ShapedStore:
     def counters(self) -> IOCounters:
         """Bytes and requests as they were shaped; retries and errors are the inner store's, which an error in a stream has passed already."""
         shaped, inner = self._tally.counters(), self._inner.counters()
-        return IOCounters(shaped.num_bytes, shaped.requests, inner.retries, inner.errors)
+        return replace(inner, num_bytes=shaped.num_bytes, requests=shaped.requests)
 
     def close(self) -> None:
         if self._wire is not None:

@@ -25,6 +25,7 @@ def _module(name: str, path: Path) -> ModuleType:
 
 _runs: Any = _module("report_fixtures", _UNIT / "conftest.py")
 _diagnoses: Any = _module("diagnosis_record", _UNIT / "data" / "diagnosis_record.py")
+_searches: Any = _module("search_record", _UNIT / "data" / "search_record.py")
 
 report_gallery = _runs.report_gallery
 report_make = _runs.report_make
@@ -39,3 +40,9 @@ def diagnosis_make(tmp_path: Path) -> Callable[..., Any]:
         return _diagnoses.load_record(tmp_path / f"diagnosis-{len(list(tmp_path.iterdir()))}", record)
 
     return make
+
+
+@pytest.fixture
+def search_make(tmp_path: Path) -> Callable[[str], Any]:
+    """Make a search that found 3, with this text wherever a text of the user's stands."""
+    return lambda text: _searches.make_search(tmp_path / "search", text)

@@ -208,6 +208,20 @@ def test_timelines_are_drawn_when_they_are_opened(page: Page, report_gallery: li
     _assert_quiet(page)
 
 
+def test_a_search_is_drawn_and_its_names_stay_text(page: Page, search_make: Any, tmp_path: Path) -> None:
+    evil = "<img src=x onerror=window.hit=1></script><script>window.hit=1</script>"
+    path = tmp_path / "report.html"
+    path.write_text(as_html([], searches=[search_make(evil)]))
+    _open(page, path)
+    for name in ("search-au-0", "search-bandwidth-0"):
+        _assert_drawn(page, name)
+    assert page.evaluate("window.hit === undefined")
+    assert page.evaluate(f"document.querySelector('.verdicts').textContent.includes({json.dumps(evil)})")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
+    _screenshot(page, tmp_path / "search.png")
+    _assert_quiet(page)
+
+
 def test_a_narrow_window_does_not_scroll_sideways(page: Page, report_make: Any, diagnosis_make: Any, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(as_html([report_make(world_size=9, steps=20)], [diagnosis_make()]))

@@ -236,6 +236,14 @@ def test_many_accelerators(tmp_path: Path) -> None:
         assert verified == samples != "0"
 
 
+def test_search_disk(tmp_path: Path) -> None:
+    lines = smoke("search_disk.py", "--folder", str(tmp_path)).splitlines()
+    modes = [line.split(":")[0] for line in lines if not line.startswith(" ")]
+    assert modes in (["free", "throttled"], ["free"])  # the throttle needs root, and a kernel that has it
+    assert len(lines) == 3 * len(modes) and all("; search: " in line for line in lines[::3])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["npy-256", "results"]
+
+
 def test_query_vs_loadgen(tmp_path: Path) -> None:
     pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen is not installed (pip install 'storagebench[dev]')")
     lines = smoke("query_vs_loadgen.py", "--folder", str(tmp_path)).splitlines()
@@ -268,3 +276,11 @@ def test_generation_in_small(tmp_path: Path) -> None:
         phase, whole = found[f"{name}, generation phase"], found[f"{name}, whole command"]
         assert phase["ours"][0]["rate"] > whole["ours"][0]["rate"] > 0 and phase["theirs"] == whole["theirs"]
     assert list((tmp_path / "disk").iterdir()) == [], "what was written is removed"
+
+
+def test_tune_disk(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    lines = smoke("tune_disk.py", "--folder", str(tmp_path)).splitlines()
+    assert lines[0].startswith("direct, ") and lines[2].startswith("  tune says ") and lines[3].endswith(", n 1)")
+    assert lines[-1].startswith("  storagebench run quick --data-dir ")
+    assert list(tmp_path.iterdir()) == []

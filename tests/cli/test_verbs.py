@@ -37,10 +37,17 @@ Verbs:
   verify         Is every shard whole, every sample's checksum right.
   run            Measure: AU, throughput, stalls, for one loader; writes a run
                  folder.
+  rerun          A saved run once more, from its folder alone.
+  search         The largest number of accelerators that still meets the AU
+                 threshold.
   query          Reads in MLPerf Inference's four scenarios: latency, and the
                  rate that holds.
   probe          The raw ceiling of a storage as this client sees it.
   diagnose       Where the time goes, and the next knob to turn.
+  sweep          A matrix of runs, or several jobs at once, from one YAML
+                 file; resumable.
+  tune           The best loader settings within a time, ending in a command
+                 line to copy.
   report         Text, JSON, CSV or HTML out of saved runs.
   check          Is a saved run valid; does it meet a rule set.
   compare        Better, worse, or not distinguishable; the exit code is for
@@ -125,9 +132,13 @@ def test_help(cli: Any) -> None:
         "import-config",
         "verify",
         "run",
+        "rerun",
+        "search",
         "query",
         "probe",
         "diagnose",
+        "sweep",
+        "tune",
         "report",
         "check",
         "compare",

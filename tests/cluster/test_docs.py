@@ -52,6 +52,12 @@ def test_commands_run(where: str, block: str, place: Path, tmp_path: Path, make_
         return
     number = 1 if where == "one machine" else int(re.findall(r"\d+", where)[0])
     hosts = make_hosts(number)
+    if "/nvme" in text:  # each host's own disk, at the same path
+        (tmp_path / "nvme").mkdir()
+        text = text.replace("/nvme", str(tmp_path / "nvme"))
+        for k in range(number):
+            (hosts[k].folder / "disk").mkdir()
+            hosts[k].inside("mount", "--bind", str(hosts[k].folder / "disk"), str(tmp_path / "nvme"))
     started = [start(hosts[k], ["bash", "-c", text], {**environment(), **({"RANK": str(k)} if "RANK=" in where else {})}) for k in range(number)]
     assert ends(started, 150) == [0] * number, said(started)
     assert "Traceback" not in said(started)

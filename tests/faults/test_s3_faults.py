@@ -18,14 +18,6 @@ from storagebench.traces import read_trace
 
 pytestmark = pytest.mark.s3
 CANARY = "CANARYsecret0123456789"
-# The command line, but a client that gives a dead server 3 seconds and not 12.
-WITH_FEW_RETRIES = """
-import sys
-from storagebench.cli import main
-from storagebench.storage import s3_obstore
-s3_obstore.RETRY_TIMEOUT_S = 3
-main()
-"""
 
 
 def run_arguments(url: str, options: dict[str, str], results: Path, *more: str) -> list[str]:
@@ -88,9 +80,10 @@ def test_a_server_that_dies_in_mid_run(cli: Any, s3_dataset: str, s3_server: s3s
     """A server of its own over the same folder, killed after some steps: the run fails, bounded in time, with its steps kept."""
     with s3server.start(s3_server.directory) as server:
         options = {"endpoint_url": server.endpoint_url}
-        arguments = run_arguments(s3_dataset, options, tmp_path, "--loader", "direct", "--epochs", "10000", "--cache", "as-is")
+        arguments = run_arguments(s3_dataset, options, tmp_path, "--loader", "direct", "--epochs", "10000", "--cache", "as-is",
+                                  "--storage-option", "retries=4")  # fmt: skip
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", WITH_FEW_RETRIES, *arguments],
+            [sys.executable, "-P", "-m", "storagebench", *arguments],
             env={**os.environ, **server.environment()}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         trace = rank_trace_path(tmp_path / "r", 0)

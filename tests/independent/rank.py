@@ -45,6 +45,10 @@ def all_or_none(values: list[Any]) -> Any:
     return None if not values or None in values else sum(values)
 
 
+def by_name(tables: list[dict[str, int]]) -> dict[str, int]:
+    return {name: sum(table.get(name, 0) for table in tables) for name in sorted({name for table in tables for name in table})}
+
+
 def average(values: list[Any]) -> Any:
     values = [value for value in values if value is not None]
     return sum(values) / len(values) if values else None

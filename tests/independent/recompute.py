@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from hosts import caused_s, groups, host_row, labels, memory, probed, spans
 from limits import limits, stored_for_a_byte
-from rank import NS, RankFigures, Row, all_or_none, average, kind, load
+from rank import NS, RankFigures, Row, all_or_none, average, by_name, kind, load
 from tables import epoch_row, rank_row
 
 JUDGED = frozenset({"valid", "exit_code", "findings", "bottleneck", "verdict"})  # what the checks say, which are no figures
@@ -86,6 +86,7 @@ def _asked(run: Row, figures: list[RankFigures], hosts: list[list[Row]]) -> Row:
         "loader": config["loader"]["name"],
         "format": run["dataset"]["format"],
         "storage": run["store"]["kind"],
+        "placement": config["run"].get("placement", "shared"),
         "cache": config["run"]["cache"],
         "decode": effective.get("decode"),
         "decode_asked": config["run"]["decode"],
@@ -127,7 +128,9 @@ def _totals(figures: list[RankFigures], ends: list[Row]) -> Row:
         "storage_bytes": all_or_none([row["storage_bytes"] for row in ends]),
         "storage_method": ends[0]["storage_method"] if ends else None,
         "requests": all_or_none([row["requests"] for row in ends]),
-        "retries": sum(row["retries"] for row in ends),
+        "retries": all_or_none([row["retries"] for row in ends]),
+        "retries_by_kind": by_name([row.get("retries_by_kind") or {} for row in ends]),
+        "bytes_by_endpoint": by_name([row.get("bytes_by_endpoint") or {} for row in ends]),
         "io_errors": sum(row["errors"] for row in ends),
     }
 

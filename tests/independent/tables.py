@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hosts import least_cached
-from rank import NS, RankFigures, Row, all_or_none, kind
+from rank import NS, RankFigures, Row, all_or_none, by_name, kind
 
 
 def epoch_row(run: Row, ranks: list[list[Row]], ends: list[Row], epoch: int) -> Row:
@@ -27,6 +27,8 @@ def epoch_row(run: Row, ranks: list[list[Row]], ends: list[Row], epoch: int) -> 
         "samples": sum(row["samples"] for row in mine),
         "duration_s": max(max(row["end_ns"] for row in rows) - min(row["start_ns"] for row in rows) for rows in of_hosts.values()) / NS,
         "storage_bytes": stored,
+        "retries": all_or_none([row["retries"] for row in mine]),
+        "retries_by_kind": by_name([row.get("retries_by_kind") or {} for row in mine]),
         "device_read_bytes": device,
         "read_amplification": max(amplified) if known else None,
         "cached_fraction_served": least_cached(run, [None if ratio is None or ratio > 1.2 else max(0.0, 1 - ratio) for ratio in amplified]),

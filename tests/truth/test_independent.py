@@ -326,9 +326,19 @@ class RandomRun:
             "dropped_samples_of_all": rng.randint(0, 3), "missing_samples_of_all": rng.choice([0, 0, 2]), "duplicate_samples_of_all": 0,
             "storage_bytes": stored, "storage_method": "counted", "device_read_bytes": rng.choice([None, *[round(delivered * rng.random() * 1.5)] * 8]),
             "server_device_bytes": rng.randint(0, 10**6) if self.server and rng.random() < 0.8 else None, "requests": rng.choice([None, 5, 9]),
-            "retries": rng.choice([0, 1]), "errors": 0, **self.own_cache(epoch), "rank_cpu_s": rng.random(), "worker_cpu_s": rng.random(),
+            "retries": rng.choice([0, 1, None]), "errors": 0, **self.retries(), **self.own_cache(epoch), "rank_cpu_s": rng.random(), "worker_cpu_s": rng.random(),
             "rank_run_delay_s": rng.choice([None, *[rng.random()] * 8]), **self.host_used(),
         }  # fmt: skip
+
+    def retries(self) -> dict[str, Any]:
+        """By kind, and bytes by endpoint where there are several; old traces have neither."""
+        if self.rng.random() < 0.3:
+            return {}
+        kinds = {kind: self.rng.randint(1, 5) for kind in self.rng.sample(["503", "reset", "timeout"], self.rng.randint(0, 3))}
+        return {
+            "retries_by_kind": kinds,
+            "bytes_by_endpoint": {name: self.rng.randint(1, 10**6) for name in self.rng.sample(["a", "b"], 2 * self.server)},
+        }
 
     def own_cache(self, epoch: int) -> dict[str, Any]:
         """Most loaders have none, and old traces do not speak of it."""

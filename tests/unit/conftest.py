@@ -1,10 +1,11 @@
-"""Saved runs without a bench: synthetic records, put through the real judge. Only fixtures named report_*."""
+"""Saved runs without a bench: synthetic records, put through the real judge (fixtures named report_*). Crews over sockets (`three`)."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from storagebench.records import STEP_COLUMNS, StepRecord, step_line
 from storagebench.report.load import LoadedRun
 from storagebench.traces import Steps, Trace
 from storagebench.workload import Workload
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from crews import crew_of
 
 MS = 1_000_000
 START_NS = 10**12
@@ -275,3 +280,10 @@ def report_gallery() -> list[LoadedRun]:
         make_run(Scenario("quick-webdataset", loader="webdataset", format="webdataset", decode="full", stall_ms=5.0, stalled=0.2, host_ms=0.6)),
         make_run(Scenario("quick-raw-speed", loader="direct", compute_ms=0.0, stall_ms=6.0, stalled=1.0, decode="full", decode_asked="full")),
     ]
+
+
+@pytest.fixture
+def three() -> Iterator[list[Any]]:
+    """Members 0 (the hub) and 1 on host a, 2 on host b."""
+    with crew_of(("a", "a", "b")) as members:
+        yield members

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from crews import MOST_S, everywhere
 
 from storagebench.cluster import base, hub, spoke
 from storagebench.cluster.crew import Alone, Cause, CrewEndedError, agreed, from_first
-from storagebench.cluster.hub import GatheredTraces, Hub
+from storagebench.cluster.hub import GatheredTraces
 from storagebench.cluster.join import host_labels
-from storagebench.cluster.spoke import Spoke
-from storagebench.cluster.wire import Wire
-from storagebench.errors import EXIT_DATASET, EXIT_RANK, EXIT_STORAGE, DatasetError, StorageBenchError
+from storagebench.errors import EXIT_DATASET, EXIT_RANK, EXIT_STORAGE, DatasetError
 from storagebench.world import Rendezvous
 
 _MEETING = Rendezvous("127.0.0.1", 1, "test")
-_MOST_S = 20.0
 
 
 @pytest.fixture(autouse=True)
@@ -32,43 +28,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "SILENCE_S", 1.0)
     for module in (hub, spoke):
         monkeypatch.setattr(module, "SETTLE_S", 1.5)
-
-
-def connected() -> tuple[Wire, Wire]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        theirs = socket.create_connection(server.getsockname())
-        mine, _ = server.accept()
-    return Wire(mine), Wire(theirs)
-
-
-@pytest.fixture
-def three() -> Iterator[list[Any]]:
-    """Members 0 (the hub) and 1 on host a, 2 on host b."""
-    hosts, pairs = ("a", "a", "b"), [connected() for _ in range(2)]
-    members: list[Any] = [Hub(hosts, "torchrun", _MEETING, [mine for mine, _ in pairs])]
-    members += [Spoke(number, hosts, "torchrun", _MEETING, theirs) for number, (_, theirs) in enumerate(pairs, 1)]
-    yield members
-    for member in reversed(members):
-        member.close()
-
-
-def everywhere(members: list[Any], work: Callable[[Any], Any]) -> list[Any]:
-    """What `work` returned or raised on each member, all at the same time."""
-    found: list[Any] = [None] * len(members)
-
-    def call(index: int) -> None:
-        try:
-            found[index] = work(members[index])
-        except StorageBenchError as error:
-            found[index] = error
-
-    threads = [threading.Thread(target=call, args=(index,), daemon=True) for index in range(len(members))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(_MOST_S)
-        assert not thread.is_alive()
-    return found
 
 
 def cut(member: Any) -> None:
@@ -126,7 +85,7 @@ def test_traces_are_gathered_while_they_grow_and_to_the_last_byte(three: list[An
     gathered = folders[0] / "trace/rank-00002.jsonl"
     with open(written, "ab", buffering=0) as file:
         file.write(b"a" * 3_000_000)
-        end_s = time.monotonic() + _MOST_S
+        end_s = time.monotonic() + MOST_S
         while not (gathered.exists() and gathered.stat().st_size == 3_000_000):
             assert time.monotonic() < end_s
             time.sleep(0.02)
@@ -171,7 +130,7 @@ def test_a_lost_member_ends_the_others_and_is_named(three: list[Any]) -> None:
         thread.start()
     cut(three[2])
     for thread in waiting:
-        thread.join(_MOST_S)
+        thread.join(MOST_S)
     for answer in answers:
         assert isinstance(answer, CrewEndedError) and answer.exit_code == EXIT_RANK
         assert answer.message.startswith("lost member 2 on host b: its connection ")
@@ -199,7 +158,7 @@ def test_without_member_0_a_member_ends_by_itself(three: list[Any]) -> None:
     three[0].closed = True  # it tells nobody anything more
     for wire in three[0]._wires.values():
         wire.close()
-    assert ended.wait(_MOST_S)
+    assert ended.wait(MOST_S)
     assert three[2].cause.why.startswith("lost member 0 on host a: its connection ")
     assert three[2].settle("mine") == [None, None, "mine"]
     with pytest.raises(CrewEndedError):
@@ -212,7 +171,7 @@ def test_a_failure_is_told_once_and_the_first_one_counts(three: list[Any]) -> No
         three[member].on_end(lambda member=member: ended.append(member))
     first = Cause(0, "?", "rank 3 died", "look", EXIT_STORAGE, failed_rank=3)
     three[2].fail(first)
-    end_s = time.monotonic() + _MOST_S
+    end_s = time.monotonic() + MOST_S
     while three[1].cause is None:
         assert time.monotonic() < end_s
         time.sleep(0.01)
@@ -238,7 +197,7 @@ def test_what_is_no_message_is_the_end_of_a_member(three: list[Any]) -> None:
 
 
 def test_clocks_are_compared_by_their_wall_time_with_an_uncertainty(three: list[Any]) -> None:
-    end_s = time.monotonic() + _MOST_S
+    end_s = time.monotonic() + MOST_S
     while three[1].best_offset() is None:
         assert time.monotonic() < end_s
         time.sleep(0.02)
