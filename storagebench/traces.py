@@ -6,6 +6,7 @@ A step takes some 200 bytes here, and some microseconds to read, so that a run o
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, overload
@@ -180,10 +181,12 @@ class TraceFiles(Sequence[Trace]):
 
 
 def read_trace(path: Path) -> Trace:
-    """One trace file. A cut last line is dropped and said; any other broken line, or a step of another shape, is a DatasetError."""
+    """One trace file, as long as it is now. A cut last line is dropped and said; any other broken line, or a step of another shape, is a DatasetError."""
     reader = _Reader(path)
     with open(path, "rb") as file:
-        while lines := file.readlines(_CHUNK_BYTES):
+        # Not until there is no more: of a run that goes on, what was a cut last line would have got its other half meanwhile, as a line of its own.
+        now_bytes = os.fstat(file.fileno()).st_size
+        while file.tell() < now_bytes and (lines := file.readlines(_CHUNK_BYTES)):
             reader.read(lines)
     return Trace(reader.header, Steps.joined(reader.parts or [Steps.of_rows(())]), tuple(reader.others), bool(reader.broken))
 

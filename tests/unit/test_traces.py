@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import signal
@@ -109,6 +110,25 @@ def test_a_killed_writer_loses_no_record(tmp_path: Path) -> None:
     assert result.returncode == -signal.SIGKILL, result.stderr
     trace = read_trace(path)
     assert list(trace.steps) == [step(number) for number in range(300)] and not trace.truncated
+
+
+def test_a_line_that_is_completed_while_it_is_read_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What arrives from another host ends anywhere in a line, and goes on at any time."""
+    path = tmp_path / "rank-00000.jsonl"
+    path.write_bytes(b'{"kind": "header", "rank": 0}\n{"kind": "epo')
+
+    class Growing(io.BufferedReader):
+        def readlines(self, hint: int = -1, /) -> list[bytes]:
+            lines = super().readlines(hint)
+            with path.open("ab") as more:
+                more.write(b'ch_start"}\n{"kind": "end"}\n')
+            return lines
+
+    monkeypatch.setattr(traces, "open", lambda name, mode: Growing(io.FileIO(name)), raising=False)
+    trace = read_trace(path)
+    assert (trace.header["rank"], trace.others, trace.truncated) == (0, (), True)
+    monkeypatch.undo()
+    assert [record["kind"] for record in read_trace(path).others] == ["epoch_start", "end"]
 
 
 @pytest.mark.parametrize("keep", [1, 40, -2, -1])
