@@ -101,7 +101,7 @@ def plan_epoch(
     """The same from its parts. `unit` is sample, shard or row_group."""
     if unit == "sample":
         if shard_spans:
-            spans = _spans_of(shard_spans, lambda shard: int(dataset.shard_samples[:shard].sum()))
+            spans = _spans_of(shard_spans, lambda shard: int(dataset.first_sample[shard]) if shard < dataset.num_shards else dataset.num_samples)
             return plan_own_samples(seed, epoch, dataset.num_samples, spans, rank, batch_size, shuffle, keep)
         return plan_by_sample(seed, epoch, dataset.num_samples, rank, world_size, batch_size, shuffle, keep)
     if unit == "row_group":

@@ -147,22 +147,24 @@ def test_replicated(make_hosts: Any, tmp_path: Path) -> None:
         assert "host node2 has at" in started[0].err, said(started)
 
 
-def test_a_killed_member_of_a_shared_generate(make_hosts: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_killed_member_of_a_shared_generate(make_hosts: Any, tmp_path: Path, lost: int) -> None:
     """SIGKILL of one of three in the middle: the others end within seconds and say whose host it was, and the same command goes on."""
     hosts, data, samples = make_hosts(3), tmp_path / "data", 3000
     started = on_all(hosts, (1, 1, 1), generate_line(data, samples=samples), "generate")
     end = time.monotonic() + 60
     while not list(data.glob(f"{PARTS_FOLDER}/0*.json")):
-        assert time.monotonic() < end and started[2].process.poll() is None, said(started)
+        assert time.monotonic() < end and started[lost].process.poll() is None, said(started)
         time.sleep(0.02)
-    killed = list(hosts[2].processes().values())
+    killed = list(hosts[lost].processes().values())
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
     begin = time.monotonic()
-    assert ends(started, 30)[:2] == [5, 5], said(started)
+    codes = ends(started, 30)
     assert time.monotonic() - begin < 15
-    for each in started[:2]:
-        assert "lost member 2 on host node3: " in each.err and "the same command again" in each.err, said(started)
+    for each in started[:lost] + started[lost + 1 :]:
+        assert codes[started.index(each)] == 5, said(started)
+        assert f"lost member {lost} on host node{lost + 1}: " in each.err and "the same command again" in each.err, said(started)
     assert not (data / "manifest.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in data.glob("shards/*.npz")}
     assert 0 < len(kept) < samples
