@@ -27,7 +27,7 @@ from storagebench.manifest import Dataset, load_dataset
 from storagebench.protocols import LoadJob, Store, StoreSpec
 from storagebench.queryengine import Reader
 from storagebench.querysession import execute_queries, prepare_queries
-from storagebench.session import Request
+from storagebench.request import Request
 from storagebench.storage import open_spec, open_store, parse_url
 
 DRIVER = Path(__file__).parents[1] / "tests" / "truth" / "loadgen_driver.py"

@@ -14,9 +14,11 @@ from storagebench.experiments.ladder import Asked, Ran
 from storagebench.experiments.pinned import pinned_copy
 from storagebench.manifest import Dataset, load_dataset
 from storagebench.placement import refuse_partitioned
+from storagebench.preparation import prepare
 from storagebench.records import read_run
 from storagebench.registry import loader_info, misfit
-from storagebench.session import Request, execute, prepare, raw_rate, store_spec
+from storagebench.request import Request, store_spec
+from storagebench.session import execute, raw_rate
 from storagebench.storage import data_store, open_spec
 
 RUNGS_DIR: Final = "rungs"

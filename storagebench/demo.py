@@ -20,8 +20,10 @@ from storagebench.configfile import load_workload
 from storagebench.errors import RankError, UsageError
 from storagebench.manifest import Dataset
 from storagebench.metrics import Summary
+from storagebench.preparation import prepare
+from storagebench.request import Request
 from storagebench.s3server import start
-from storagebench.session import Request, describe, execute, prepare
+from storagebench.session import describe, execute
 from storagebench.storage import open_store
 
 WORKLOAD = "quick"

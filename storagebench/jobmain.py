@@ -17,8 +17,10 @@ from storagebench.configfile import load_workload
 from storagebench.errors import EXIT_RANK, StorageBenchError
 from storagebench.gate import VARIABLE
 from storagebench.launch import handling_signals
+from storagebench.preparation import prepare
 from storagebench.process import die_with_parent
-from storagebench.session import Request, execute, prepare
+from storagebench.request import Request
+from storagebench.session import execute
 
 
 def main() -> None:

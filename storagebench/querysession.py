@@ -39,10 +39,10 @@ from storagebench.queryplan import (
 from storagebench.queryrecords import COLUMNS, KIND, query_trace_path, read_query_trace
 from storagebench.rankmain import shard_paths
 from storagebench.records import RUN_FILE, SCHEMA_VERSION, TraceWriter, as_plain, config_digest, create_run_dir, read_run, write_json
+from storagebench.request import Request, store_spec
 from storagebench.scenarios.bisection import find_max
 from storagebench.scenarios.early_stopping import most_over
 from storagebench.scenarios.schedule import Plan, queries, server_queries
-from storagebench.session import Request, store_spec
 from storagebench.storage import open_spec
 from storagebench.workload import Workload
 

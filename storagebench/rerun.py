@@ -16,7 +16,7 @@ from storagebench.manifest import load_dataset
 from storagebench.members import first_host, members_of
 from storagebench.queryrecords import is_query_run
 from storagebench.records import read_run
-from storagebench.session import Request
+from storagebench.request import Request
 from storagebench.storage import open_store
 from storagebench.workload import Workload
 

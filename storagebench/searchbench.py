@@ -25,11 +25,13 @@ from storagebench.experiments.searchstate import is_search, load_search, save_se
 from storagebench.experiments.signtest import boundary
 from storagebench.manifest import Dataset, load_dataset
 from storagebench.plan import make_plan
+from storagebench.preparation import prepare
 from storagebench.probe.ceiling import ceiling_group, run_headroom
 from storagebench.rankmain import shard_paths
 from storagebench.records import as_plain, read_run
 from storagebench.registry import loader_info, misfit, missing_modules
-from storagebench.session import Request, prepare, store_spec, take_part, with_depth
+from storagebench.request import Request, store_spec, with_depth
+from storagebench.session import take_part
 from storagebench.storage import open_spec, parse_url
 from storagebench.units import format_rate
 

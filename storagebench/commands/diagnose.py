@@ -14,7 +14,7 @@ from storagebench.errors import EXIT_INVALID, EXIT_OK
 
 if TYPE_CHECKING:
     from storagebench.diagnosis.ladder import Diagnosis
-    from storagebench.session import Request
+    from storagebench.request import Request
 
 MAX_TRIALS = 3
 
@@ -54,7 +54,7 @@ def command(
     from storagebench.diagnosis.whatif import parse_change
     from storagebench.launch import handling_signals
     from storagebench.report.diagnosis import diagnosis_text
-    from storagebench.session import Request, default_run_id
+    from storagebench.request import Request, default_run_id
     from storagebench.units import parse_duration
 
     chosen = configured(workload, values, settings)

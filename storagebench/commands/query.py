@@ -45,7 +45,7 @@ def command(
     from storagebench.launch import handling_signals
     from storagebench.querysession import execute_queries, prepare_queries
     from storagebench.report.queries import one_query_run
-    from storagebench.session import Request, default_run_id
+    from storagebench.request import Request, default_run_id
 
     more = ("query.find_max_qps=true",) if find_max_qps else ()
     chosen = configured(workload, values, (*settings, *more))

@@ -13,7 +13,7 @@ import click
 from storagebench.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from storagebench.session import Request
+    from storagebench.request import Request
 
 
 @click.command("rerun")
@@ -36,9 +36,11 @@ def command(obj: dict[str, Any], /, run: Path, results_dir: Path, run_id: str | 
     from storagebench.commands.run import shown
     from storagebench.launch import handling_signals
     from storagebench.launchers import launched
+    from storagebench.preparation import prepare
     from storagebench.records import read_run
+    from storagebench.request import default_run_id
     from storagebench.rerun import request_of
-    from storagebench.session import default_run_id, prepare, take_part
+    from storagebench.session import take_part
     from storagebench.workload import Workload
 
     with handling_signals(), closing(join(launched(os.environ))) as crew:

@@ -17,7 +17,7 @@ from storagebench.errors import EXIT_OK
 
 if TYPE_CHECKING:
     from storagebench.cluster.crew import Crew
-    from storagebench.session import Request
+    from storagebench.request import Request
 
 
 @click.command("run")
@@ -56,7 +56,7 @@ def command(
     from storagebench.cluster.join import join
     from storagebench.launch import handling_signals
     from storagebench.launchers import launched
-    from storagebench.session import Request, default_run_id
+    from storagebench.request import Request, default_run_id
 
     if metric_lines:
         _refuse_two_outputs(as_json, repeat)
@@ -104,8 +104,9 @@ def _refuse_two_outputs(as_json: bool, repeat: int) -> None:
 def _run_one(request: Request, crew: Crew, onlookers: Onlookers) -> Mapping[str, Any] | None:
     """One run, from the check of the request to the summary (of member 0; the others have none), with its progress on stderr."""
     from storagebench.commands.progress import say
+    from storagebench.preparation import prepare
     from storagebench.records import read_run
-    from storagebench.session import prepare, take_part
+    from storagebench.session import take_part
 
     run_dir = prepare(request, crew)
     if crew.member:

@@ -18,8 +18,8 @@ from storagebench.errors import EXIT_OK
 if TYPE_CHECKING:
     from storagebench.cluster.crew import Crew
     from storagebench.experiments.searchresult import Found
+    from storagebench.request import Request
     from storagebench.searchbench import Limits
-    from storagebench.session import Request
 
 MAX_ACCELERATORS = 1024
 
@@ -72,8 +72,8 @@ def command(
     from storagebench.launch import handling_signals
     from storagebench.launchers import launched
     from storagebench.report.search import search_text
+    from storagebench.request import Request, default_run_id
     from storagebench.searchbench import Limits
-    from storagebench.session import Request, default_run_id
 
     chosen = configured(workload, values, settings)
     with handling_signals(), closing(join(launched(os.environ))) as crew:

@@ -13,8 +13,8 @@ from storagebench import searchbench
 from storagebench.configfile import load_workload
 from storagebench.errors import DatasetError, UsageError
 from storagebench.experiments.searchstate import load_search
+from storagebench.request import Request
 from storagebench.searchbench import Limits, Runs, begun, share_of
-from storagebench.session import Request
 
 LIMITS = Limits(64, 12, 0.95, 80)
 BASE = {"run.compute_time_s": 0.01, "train.batch_size": 4, "run.cache": "as-is"}

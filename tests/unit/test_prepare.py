@@ -10,7 +10,8 @@ import pytest
 from storagebench.build import generate
 from storagebench.configfile import load_workload
 from storagebench.errors import UsageError
-from storagebench.session import Request, prepare
+from storagebench.preparation import prepare
+from storagebench.request import Request
 from storagebench.storage import open_store
 
 

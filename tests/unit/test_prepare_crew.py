@@ -14,10 +14,11 @@ from storagebench.configfile import load_workload
 from storagebench.errors import DatasetError, UsageError
 from storagebench.manifest import Dataset, load_dataset
 from storagebench.placement import held, shard_spans
+from storagebench.preparation import prepare
 from storagebench.protocols import StoreSpec
 from storagebench.rankmain import load_job
 from storagebench.records import read_run
-from storagebench.session import Request, prepare
+from storagebench.request import Request
 from storagebench.storage.posix import PosixStore
 from storagebench.workload import Workload
 from storagebench.world import Place

@@ -25,9 +25,9 @@ from storagebench.queryengine import Pace, Pool, issue
 from storagebench.queryrecords import COLUMNS, SampleRecord, query_trace_path, query_traces, read_query_trace
 from storagebench.querysession import execute_queries, prepare_queries
 from storagebench.report.queries import one_query_run
+from storagebench.request import Request
 from storagebench.scenarios.bisection import find_max
 from storagebench.scenarios.schedule import Plan, Query, Seeds, first, queries
-from storagebench.session import Request
 from storagebench.storage import open_store
 
 MS = 1_000_000
