@@ -91,7 +91,8 @@ def first_files(hosts: Iterable[HostRecords]) -> dict[Any, HostRecords]:
 
 
 def end_of_run(hosts: Iterable[HostRecords]) -> _Row | None:
-    """How the run ended: the `end` record of member 0, whose word counts, whatever the order of the files. None where it wrote none."""
-    first = files_of_members(hosts).get(0)
-    ends = [] if first is None else first.of_kind("end")
+    """How the run ended: the `end` record of member 0, whose word counts, whatever the order of the files. Where it died before it could write one, what
+    the first of the others says that saw it die; None where nobody says anything."""
+    files = files_of_members(hosts)
+    ends = [end for member in sorted(files) for end in files[member].of_kind("end") if member == 0 or end.get("failure")]
     return ends[0] if ends else None

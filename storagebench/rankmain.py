@@ -60,7 +60,7 @@ def rank_argument(run_dir: Path, member: int, rendezvous: Rendezvous | None) -> 
 
 
 def process_main(argument: str, index: int) -> int:
-    """All ranks of the process with this number among those of its member; the exit code. An error goes into the rank's trace, where `session.execute`
+    """All ranks of the process with this number among those of its member; the exit code. An error goes into the rank's trace, where `session.take_part`
     finds it."""
     told = json.loads(argument)
     run_dir, rendezvous = Path(told["run_dir"]), told["rendezvous"] and Rendezvous(**told["rendezvous"])

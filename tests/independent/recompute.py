@@ -66,7 +66,8 @@ def _ceiling(run: Row, hosts: list[list[Row]], rate: float | None, totals: Row) 
 
 def _asked(run: Row, figures: list[RankFigures], hosts: list[list[Row]]) -> Row:
     config, plan = run["config"], run["plan"]
-    finals = [row for rows in hosts if any(row.get("member") == 0 for row in kind(rows, "header")) for row in kind(rows, "end")]
+    said = [(head["member"], row) for rows in hosts for head in kind(rows, "header") if "member" in head for row in kind(rows, "end")]
+    finals = [row for member, row in sorted(said, key=lambda pair: int(pair[0])) if member == 0 or row.get("failure")]
     opened = [row["effective"] for each in figures for row in kind(each.rows, "opened")]
     effective = opened[0] if opened else {}
     broke = any(not row["lost_peer"] for each in figures for row in kind(each.rows, "error"))

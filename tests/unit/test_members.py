@@ -59,3 +59,8 @@ def test_the_files_are_known_by_their_headers_and_not_by_their_order() -> None:
     assert list(files_of_members(files).items()) == [(0, files[2]), (1, files[3]), (2, files[0])]
     assert first_files(files) == {"a": files[2], "b": files[3]}
     assert end_of_run(files[:2]) is None and end_of_run([file(0, "a")]) is None
+
+
+def test_where_member_0_died_the_others_say_how_it_ended() -> None:
+    saw = {"kind": "end", "exit_code": 5, "failure": "lost rank 0 on host a"}
+    assert end_of_run([file(2, "b", saw), file(1, "b", {**saw, "failure": None}), file(0, "a")]) == saw
