@@ -140,7 +140,7 @@ class HostsAgreement:
 
     The end of a first collective, which all have joined, is an event that every rank sees on its own clock; how long after it each is due is a duration, and
     the longest one counts from that event everywhere. Both collectives run while the accelerator computes, so their latency costs nothing until it outlasts
-    the compute. What stays is how far apart the ranks see the first one end: at most its latency, in the one direction of a later release.
+    the compute; then the release is when they ended. What stays is how far apart the ranks see the first one end: at most its latency, in the one direction of a later release.
     `largest` is the collective: the largest of the ranks' values, one by one.
     """
 
@@ -155,7 +155,8 @@ class HostsAgreement:
         if self._base_ns is None:
             self._base_ns = event_ns
         longest_ns, elapsed_ns = self._largest([due_ns - event_ns, event_ns - self._base_ns])
-        return Agreed(event_ns + longest_ns, elapsed_ns + longest_ns)
+        # What a collective takes beyond the last due is the network's or a peer's doing, and no host woke an accelerator late.
+        return Agreed(max(event_ns + longest_ns, self._now_ns()), elapsed_ns + longest_ns)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from storagebench.world import Rendezvous
 
 # Launchers start their processes minutes apart where images are pulled or nodes boot.
 JOIN_TIMEOUT_S = 300.0
-_HELLO_TIMEOUT_S = 30.0
+_HELLO_TIMEOUT_S = 5.0
 _stores: list[Any] = []  # a store of ours lives as long as the process: ranks meet in it
 
 
