@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from storagebench import host
 from storagebench.build import generate
 from storagebench.errors import InterruptedRunError, StorageBenchError
 from storagebench.experiments.sweep import Ended, Refused
@@ -125,7 +126,13 @@ def _writer_folder(folder: Path, job: Job, run_id: str) -> Path:
     finally:
         store.close()
     made = create_run_dir(folder / WRITERS_DIR, f"{run_id}-{job.name}")
-    record = {"schema_version": SCHEMA_VERSION, "run_id": made.name, "config": workload.model_dump(), "store": as_plain(spec)}
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": made.name,
+        "config": workload.model_dump(),
+        "store": as_plain(spec),
+        "hosts": [{"host": host.label()}],
+    }
     write_json(made / RUN_FILE, record)
     return made
 

@@ -42,6 +42,9 @@ def shortened(block: str) -> str:
     """The same commands; only what is measured is less: at most 8 steps, a twentieth of a second of the null loader, short rungs climbed once, no fio."""
     block = re.sub(r"^storagebench diagnose .*", r"\g<0> --repeats 1 --rung-duration 0.5s --no-trial", block, flags=re.MULTILINE)
     block = re.sub(r"^storagebench run .*", r"\g<0> --null-duration 0.05 --headroom-duration 0.1s --max-steps 8", block, flags=re.MULTILINE)
+    few = r"\g<0> --confidence 0.75 --confirmations 2 --max-steps 8 --null-duration 0 --headroom-duration 0.1s"
+    block = re.sub(r"^storagebench search .*", few, block, flags=re.MULTILINE).replace("--max-accelerators 4", "--max-accelerators 1")
+    block = re.sub(r"^(storagebench tune .*)--time 10min", r"\1--time 5s --trial-duration 0.2s --null-duration 0", block, flags=re.MULTILINE)
     return re.sub(r"^storagebench probe .*", r"\g<0> --seconds 0.02 --no-fio", block, flags=re.MULTILINE)
 
 

@@ -138,6 +138,7 @@ def two_cells(tmp_path: Path, data_dir: str, repeats: int) -> str:
     return write(tmp_path, settings={**SETTINGS, "run.duration_s": 0.5}, stores={"disk": {"data_dir": data_dir}}, axes=axes, repeats=repeats)
 
 
+@pytest.mark.catalogue
 def test_it_goes_on_after_sigkill(tmp_path: Path, cli: Any, make_dataset: Any) -> None:
     folder, arguments = tmp_path / "s", ("sweep", two_cells(tmp_path, make_dataset()[0], 1), "--results-dir", str(tmp_path))
     process = start(*arguments)

@@ -65,6 +65,7 @@ def agrees(found: dict[tuple[str, str], float], summary: dict[str, Any]) -> None
     )
 
 
+@pytest.mark.catalogue
 def test_two_ranks_are_scraped_while_they_run(make_dataset: Any, tmp_path: Path) -> None:
     path, _ = make_dataset()
     (tmp_path / CANARY).symlink_to(path)  # where the data lies is nobody's business either

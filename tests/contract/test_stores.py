@@ -298,7 +298,7 @@ def test_range_probe_travels_with_the_spec(s3_options: dict[str, str]) -> None:
     assert bytes(worker.read([Extent("manifest.json", 1, 3)])[0]) == b"}{}"
     for store in (with_nothing, parent, worker):
         store.close()
-    native = open_store(url, {**s3_options, "ranges": "native", "native_ranges": "true"})
+    native = open_store(url, {**s3_options, "ranges": "native", "native_ranges": "true", "retries": "0"})
     if s3_options["client"] == "obstore":
         with pytest.raises(StorageError, match="instead of 206"):
             native.read([Extent("manifest.json", 1, 3)])

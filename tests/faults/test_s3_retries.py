@@ -118,7 +118,7 @@ def check(run: Any, proxy: Any, case: Case, epochs: int) -> dict[str, Any]:
     return dict(summary)
 
 
-@pytest.mark.parametrize("name", ["direct", "s3", "stream"])
+@pytest.mark.parametrize("name", ["direct", *(pytest.param(name, marks=pytest.mark.catalogue) for name in ("s3", "stream"))])
 def test_all_kinds_of_failures_within_the_budget(name: str, run: Any, fault_proxy: Any, s3_server: Server) -> None:
     """Of obstore, s3fs (in worker processes, whose counts reach the rank), and streams that break off and go on behind what came."""
     proxy = fault_proxy(s3_server, MIXED, match="/shards/", seed=4)

@@ -70,7 +70,13 @@ def run(cli: Any, dataset: str, results: Path, loader: str, cache: str, ranks: i
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "loader", ["files", "direct", pytest.param("parquet", marks=pytest.mark.catalogue), pytest.param("webdataset", marks=pytest.mark.catalogue)]
+    "loader",
+    [
+        pytest.param("files", marks=pytest.mark.catalogue),
+        "direct",
+        pytest.param("parquet", marks=pytest.mark.catalogue),
+        pytest.param("webdataset", marks=pytest.mark.catalogue),
+    ],
 )
 def test_cold_reads_the_device_and_warm_does_not(loader: str, cli: Any, on_disk: Callable[[str], str], tmp_path: Path) -> None:
     cold = run(cli, on_disk(FORMATS[loader]), tmp_path, loader, "cold", epochs=3)

@@ -34,6 +34,7 @@ def summary_of(results: Path) -> dict[str, Any]:
     return dict(json.loads((results / "r" / "summary.json").read_text()))
 
 
+@pytest.mark.catalogue
 @pytest.mark.slow
 def test_known_answer_in_real_time() -> None:
     """Four ranks in one process ask for 1.5 times what the wire gives. Within 0.05, as its neighbours, since the machine that tests is busy."""

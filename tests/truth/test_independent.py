@@ -115,6 +115,7 @@ def test_a_wrong_figure_is_seen(cli: Any, make_dataset: Any, tmp_path: Path) -> 
     assert named == set(figures)
 
 
+@pytest.mark.catalogue
 def test_the_parts_of_the_steps_are_the_wall_time(cli: Any, make_dataset: Any, tmp_path: Path) -> None:
     """Fetch, compute, sync and host delay of all steps against the real clock. The schedule and the clock differ by how late one wake-up was, at most
     the 2 ms of a step: under 0.1 % of a window of 2.4 s."""

@@ -115,6 +115,7 @@ def killed_when(happened: Callable[[], bool], arguments: list[str]) -> None:
     process.wait()
 
 
+@pytest.mark.catalogue
 def test_killed_at_several_points_it_goes_on_to_the_number_that_a_wire_can_feed(data: str, tmp_path: Path, cli: Any) -> None:
     folder = tmp_path / "s"
     steps = [QUICK.arguments(data, tmp_path, *FEW)] * 4
@@ -137,7 +138,7 @@ def test_killed_at_several_points_it_goes_on_to_the_number_that_a_wire_can_feed(
     # Each begun run came to its end, or was interrupted and made again with the same number of accelerators under another id.
     runs = [(line["run_id"], line["accelerators"]) for line in log_of(folder, "begin")]
     assert len({run_id for run_id, _ in runs}) == len(runs)
-    assert 1 <= len(found["interrupted"]) <= 2 and {*found["interrupted"], *ended()} == {run_id for run_id, _ in runs}
+    assert 1 <= len(found["interrupted"]) <= 3 and {*found["interrupted"], *ended()} == {run_id for run_id, _ in runs}
     for index, (run_id, accelerators) in enumerate(runs):
         assert run_id not in found["interrupted"] or runs[index + 1][1] == accelerators
     assert len(ended()) == sum(len(point["au"]) for point in found["points"]) == 6

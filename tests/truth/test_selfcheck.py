@@ -280,6 +280,7 @@ def test_cells_in_real_time(short_null_run: None) -> None:
     assert [row for row in rows if not row.passed] == []
 
 
+@pytest.mark.catalogue
 def test_two_ranks_in_real_time() -> None:
     two = Cell("a1x2", 0.1, 12, 2, read_s=0.05)
     ahead = Cell("a2x2", 0.04, 30, 2, read_s=0.04, prefetch=2, workers=2, warmup=6)

@@ -156,6 +156,7 @@ def test_without_member_0_a_member_ends_by_itself(three: list[Any]) -> None:
     ended = threading.Event()
     three[2].on_end(ended.set)
     three[0].closed = True  # it tells nobody anything more
+    three[0]._gone.update({1, 2})
     for wire in three[0]._wires.values():
         wire.close()
     assert ended.wait(MOST_S)
