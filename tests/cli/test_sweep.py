@@ -241,6 +241,7 @@ def test_what_writers_of_a_killed_sweep_left_is_deleted(tmp_path: Path, cli: Any
         assert (job["alone"]["num_runs"], job["verdict"]) == (1, "not distinguishable")  # of one round
 
 
+@pytest.mark.nightly
 @pytest.mark.catalogue
 def test_the_slowdown_by_a_neighbour_on_one_wire_is_found(tmp_path: Path, cli: Any) -> None:
     """Two jobs share a wire that carries 1.25 times what one asks for: alone each has AU 1, and together 0.625."""

@@ -79,28 +79,30 @@ def stated(pod: dict[str, Any]) -> dict[str, str]:
     return {item["name"]: item["value"] for item in pod["containers"][0]["env"] if "value" in item}
 
 
-def name_of_pod_0(tmp_path: Path, hosts: Any, name: str) -> None:
-    with (tmp_path / "hosts").open("a") as file:
-        file.write(f"{hosts[0].address} {name}\n")
+def name_of_pod_0(hosts: Any, name: str) -> None:
+    for host in hosts:
+        with (host.folder / "hosts").open("a") as file:
+            file.write(f"{hosts[0].address} {name}\n")
 
 
-@pytest.mark.parametrize("target", ["job", "jobset", "kueue"])
+@pytest.mark.parametrize("target", ["jobset", *(pytest.param(target, marks=pytest.mark.nightly) for target in ("job", "kueue"))])
 def test_pods_of_an_indexed_job_are_one_run(target: str, make_hosts: Any, make_dataset: Any, cli: Any, tmp_path: Path) -> None:
     dataset, _ = make_dataset()
     hosts = make_hosts(2)
     (pod,) = pods(exported(target, dataset, cli))
-    name_of_pod_0(tmp_path, hosts, stated(pod)["MASTER_ADDR"])
+    name_of_pod_0(hosts, stated(pod)["MASTER_ADDR"])
     environments = [{**stated(pod), "JOB_COMPLETION_INDEX": str(index)} for index in range(2)]
     assert_one_run(run_pods(hosts, pod["containers"][0]["command"], environments))
 
 
+@pytest.mark.nightly
 def test_pods_of_a_pytorchjob_are_one_run(make_hosts: Any, make_dataset: Any, cli: Any, tmp_path: Path) -> None:
     """training-operator, envvar.go: MASTER_ADDR is the master's name, RANK 0 the master, WORLD_SIZE the pods times nprocPerNode."""
     dataset, _ = make_dataset()
     hosts = make_hosts(2)
     found = list(pods(exported("pytorchjob", dataset, cli)))
     assert len(found) == 2 and found[0]["containers"][0]["command"] == found[1]["containers"][0]["command"]
-    name_of_pod_0(tmp_path, hosts, f"{RUN_ID}-master-0")
+    name_of_pod_0(hosts, f"{RUN_ID}-master-0")
     operator = {"MASTER_ADDR": f"{RUN_ID}-master-0", "MASTER_PORT": "23456", "WORLD_SIZE": "2"}
     environments = [{**stated(pod), **operator, "RANK": str(rank)} for rank, pod in enumerate(found)]
     assert_one_run(run_pods(hosts, found[0]["containers"][0]["command"], environments))
@@ -112,7 +114,7 @@ def test_pods_of_a_trainjob_are_one_run(make_hosts: Any, make_dataset: Any, cli:
     hosts = make_hosts(2)
     runtime, train = exported("trainjob", dataset, cli)
     name = f"{RUN_ID}-node-0-0.{RUN_ID}"
-    name_of_pod_0(tmp_path, hosts, name)
+    name_of_pod_0(hosts, name)
     trainer = train["spec"]["trainer"]
     (pod,) = pods(runtime)
     plugin = {

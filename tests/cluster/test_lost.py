@@ -161,6 +161,7 @@ def test_srun_ends_when_a_member_is_killed(slurm: Any, make_dataset: Any, cli: A
     assert_kept(tmp_path / "results", cli)
 
 
+@pytest.mark.nightly
 def test_mpirun_ends_when_a_member_is_killed(machine: Any, mpirun: list[str], make_dataset: Any, cli: Any, tmp_path: Path) -> None:
     """mpirun says itself who was killed, and gives the others one second (odls_base_sigkill_timeout) to end."""
     dataset, _ = make_dataset()
@@ -195,6 +196,7 @@ def test_what_is_slow_is_not_lost(make_hosts: Any, make_dataset: Any) -> None:
     assert summary["wall_s"] > 16 + 400 * 0.02
 
 
+@pytest.mark.nightly
 def test_a_cable_is_missed_while_traces_queue_up_behind_it(make_hosts: Any, make_dataset: Any) -> None:
     """A step of 1 ms makes more trace than a link of 400 kbit/s takes, so the sender always waits; that must not keep it from noticing the silence."""
     dataset, _ = make_dataset(format="tfrecord", num_samples=40_000, samples_per_shard=10_000, record_length_bytes=600, record_length_bytes_stdev=0)

@@ -104,6 +104,7 @@ def test_partitioned_under_torchrun(make_hosts: Any, torchrun: Any, tmp_path: Pa
         assert [sum(row["samples"] for row in trace.of_kind("epoch_end")) for trace in traces] == [2 * 43, 2 * 42, 2 * 43]
 
 
+@pytest.mark.nightly
 def test_a_part_that_is_damaged_and_a_host_that_is_not_there(make_hosts: Any, tmp_path: Path) -> None:
     hosts, data = make_hosts(2), tmp_path / "data"
     disks = own_disks(hosts, data)
@@ -123,6 +124,7 @@ def test_a_part_that_is_damaged_and_a_host_that_is_not_there(make_hosts: Any, tm
     assert "partitioned over 2 hosts, and this runs on one" in started[0].err and "torchrun" in started[0].err
 
 
+@pytest.mark.nightly
 def test_replicated(make_hosts: Any, tmp_path: Path) -> None:
     hosts, data = make_hosts(2), tmp_path / "data"
     disks = own_disks(hosts, data)
@@ -147,7 +149,7 @@ def test_replicated(make_hosts: Any, tmp_path: Path) -> None:
         assert "host node2 has at" in started[0].err, said(started)
 
 
-@pytest.mark.parametrize("lost", [0, 2])
+@pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.nightly), 2])
 def test_a_killed_member_of_a_shared_generate(make_hosts: Any, tmp_path: Path, lost: int) -> None:
     """SIGKILL of one of three in the middle: the others end within seconds and say whose host it was, and the same command goes on."""
     hosts, data, samples = make_hosts(3), tmp_path / "data", 3000
@@ -188,6 +190,7 @@ def test_probe_on_two_hosts(make_hosts: Any, torchrun: Any, tmp_path: Path) -> N
     assert [list(disk.iterdir()) for disk in disks] == [[], []]
 
 
+@pytest.mark.nightly
 def test_mpirun_members_of_one_host_share_the_work(machine: Any, mpirun: list[str], tmp_path: Path) -> None:
     data = tmp_path / "data"
     for line in (generate_line(data, samples=600), [*STORAGEBENCH, "verify", "--data-dir", str(data), "--json"]):

@@ -66,7 +66,7 @@ def test_members_with_several_accelerators_started_by_hand(make_hosts: Any, make
     assert (traces_of(started[0].results), traces_of(started[1].results)) == ({0, 1, 2, 3}, {3})
 
 
-@pytest.mark.parametrize("own_name", ["localhost", "node1"])
+@pytest.mark.parametrize("own_name", ["localhost", pytest.param("node1", marks=pytest.mark.nightly)])
 def test_a_first_member_whose_address_is_loopback_to_itself(own_name: str, make_hosts: Any, make_dataset: Any) -> None:
     """Kubeflow's PyTorchJob sets MASTER_ADDR to localhost in its master pod, and to the master's name in the others. And Debian's installer lets a host take
     its own name for 127.0.1.1. A second member on the first host sees what the first one sees."""
@@ -81,6 +81,7 @@ def test_a_first_member_whose_address_is_loopback_to_itself(own_name: str, make_
     assert_whole(summary_of(started[0].results), 4, 2, NUM_SAMPLES)
 
 
+@pytest.mark.nightly
 def test_one_member_is_as_alone(make_hosts: Any, torchrun: Any, make_dataset: Any) -> None:
     dataset, _ = make_dataset()
     hosts = make_hosts(1)
@@ -120,6 +121,7 @@ def test_mpirun_on_one_host(machine: Any, mpirun: list[str], make_dataset: Any, 
     assert_whole(summary_of(tmp_path / "results"), 3, 1, NUM_SAMPLES)
 
 
+@pytest.mark.nightly
 def test_mpirun_in_a_batch_script_over_two_nodes(slurm: Any, make_dataset: Any, tmp_path: Path) -> None:
     dataset, _ = make_dataset()
     script = tmp_path / "job.sh"

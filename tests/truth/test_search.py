@@ -170,12 +170,14 @@ def again_and_reported(data: str, results: Path, cli: Any, found: dict[str, Any]
 
 
 @pytest.mark.catalogue
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+@pytest.mark.parametrize(
+    "setting", [SETTINGS[0], *(pytest.param(setting, marks=pytest.mark.nightly) for setting in SETTINGS[1:])], ids=lambda setting: setting.name
+)
 def test_known_answers(setting: Setting, data: str, tmp_path: Path, cli: Any) -> None:
     check(setting, data, tmp_path, cli, "--confidence", "0.9", "--confirmations", "8")
 
 
-@pytest.mark.catalogue
+@pytest.mark.nightly
 @pytest.mark.parametrize("loader", ["direct", "files"])
 def test_in_several_processes(loader: str, data: str, tmp_path: Path, cli: Any) -> None:
     """By default a process for each core (`direct`), or for each accelerator (`files`)."""
