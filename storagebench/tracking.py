@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from storagebench.errors import StorageBenchError, StorageError, UsageError
+from storagebench.members import first_host
 from storagebench.records import RUN_FILE, SUMMARY_FILE, config_digest, write_json
 from storagebench.report.html import as_html
 from storagebench.report.load import LoadedRun, load_runs
@@ -199,7 +200,7 @@ def _tags(run: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
         "dataset_digest": run["dataset"]["digest"],
         "config_digest": config_digest(run["config"]),
         "command": shlex.join(run["command"]),
-        **{f"versions.{name}": version for name, version in run["versions"].items() if version},
+        **{f"versions.{name}": version for name, version in first_host(run)["versions"].items() if version},
     }
     return {f"storagebench.{_name(name)}": _cut(str(value), _MAX_TAG) for name, value in tags.items()}
 

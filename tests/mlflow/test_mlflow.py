@@ -68,7 +68,7 @@ def test_the_run_is_there(run_dir: Path, database: Path) -> None:
     assert parameters["run.max_steps"] == json.dumps(run["config"]["run"]["max_steps"])
     assert tags["storagebench.dataset_digest"] == run["dataset"]["digest"] and tags["storagebench.valid"] == "true"
     assert set(tags["storagebench.warnings"].split(",")) == {finding["code"] for finding in summary["findings"]}
-    assert tags["storagebench.versions.numpy"] == run["versions"]["numpy"]
+    assert tags["storagebench.versions.numpy"] == run["hosts"][0]["versions"]["numpy"]
 
     assert sorted(item.path for item in client.list_artifacts(logged.info.run_id)) == ["report.html", "run.json", "summary.json"]
     place = database.parent / "mlartifacts" / "disk_A_b" / logged.info.run_id / "artifacts"
