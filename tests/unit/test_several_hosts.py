@@ -192,13 +192,15 @@ def test_members_of_one_host_count_it_once_and_their_memory_each(report_make: Ma
 
 
 def test_the_end_that_counts_is_the_first_members(report_make: Make) -> None:
+    """Where it wrote none, the others say what they saw."""
     world = World(report_make(world_size=2, hosts=("a", "b"), steps=20, epochs=1))
     end = {"kind": "end", "exit_code": 5, "failed_rank": None, "failure": "stopped by member 0"}
     world.hosts[1] = world.hosts[1]._replace(others=(*world.hosts[1].others[:-1], end))
     world.hosts.reverse()
     assert (world.summary()["status"], world.summary()["exit_code"]) == ("complete", 0)
     world.hosts.pop()  # member 0's
-    assert (world.summary()["status"], world.summary()["exit_code"], world.summary()["num_hosts"]) == ("incomplete", None, 2)
+    summary = world.summary()
+    assert (summary["status"], summary["exit_code"], summary["failure"], summary["num_hosts"]) == ("incomplete", 5, "stopped by member 0", 2)
 
 
 def test_the_clock_of_the_shortest_round_trip_counts(report_make: Make) -> None:
