@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,7 +17,7 @@ _END_PERIOD_S = 0.3
 _OVERSLEPT_S = 3.0
 
 
-class Joined:
+class Joined(ABC):
     """State of one member, guarded by `changed`. A value is known by (kind, number): `exchange` and `settle` count for themselves, so that a member that
     failed in the middle of the one can still come to the other."""
 
@@ -92,13 +93,13 @@ class Joined:
             before_s = now_s
             self.beat(now_s - SILENCE_S)
 
+    @abstractmethod
     def beat(self, heard_after_s: float) -> None:
         """Send a heartbeat, and find out who has not been heard since that time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forgive_silence(self) -> None:
         """Count everybody's silence from now on."""
-        raise NotImplementedError
 
     @staticmethod
     def value_message(key: tuple[str, int], value: Any) -> dict[str, Any]:
