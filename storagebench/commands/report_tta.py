@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from storagebench.report.load import LoadedRun
-    from storagebench.report.tta import Asked
+    from storagebench.report.ttabasis import Asked
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _FLAGS = ("prices", "edition", "accelerator_price", "epochs_to_target", "training_samples", "dawnbench", "mllog")
@@ -67,7 +67,7 @@ def report_tta(runs: Sequence[LoadedRun], values: Mapping[str, Any], as_json: bo
 
 def _asked(values: Mapping[str, Any]) -> Asked:
     from storagebench.model.prices import read_prices
-    from storagebench.report.tta import Asked
+    from storagebench.report.ttabasis import Asked
 
     return Asked(
         prices=None if values["prices"] is None else read_prices(values["prices"]),
@@ -116,5 +116,8 @@ def _machine_price(loaded: LoadedRun, asked: Asked) -> float | None:
     """An hour of all accelerators of the run; None without prices."""
     if asked.prices is None:
         return None
-    name = asked.price_name or str((loaded.summary.get("training") or {}).get("device", "")).partition(":")[0]
+    from storagebench.report.ttabasis import device_price
+
+    training = loaded.summary.get("training")
+    name = asked.price_name or (device_price(training) if training else "")
     return loaded.summary["world_size"] * asked.prices.accelerator(name).value

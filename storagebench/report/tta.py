@@ -6,34 +6,19 @@ is known to take. What is not known is None, and `left_out` says what to give to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic import ValidationError
-
-from storagebench.configfile import known_workloads, load_workload
-from storagebench.errors import StorageBenchError, UsageError, did_you_mean
-from storagebench.model.epochs import EpochsToTarget, between, observed, time_spread
-from storagebench.model.prices import Prices
+from storagebench.model.epochs import EpochsToTarget, observed, time_spread
 from storagebench.model.tta import epoch_s, time_to_target_s
 from storagebench.report.load import LoadedRun
+from storagebench.report.ttabasis import Asked, device_price, epochs_to_target, price_name, samples_of_epoch, target_in_effect
 from storagebench.report.ttacost import Amounts, prices_used, priced
 from storagebench.workload import Target
 
 Entry = dict[str, Any]
 HOW_TO_PRICE: Final = "cost: give --prices FILE to have it (docs/prices.yaml is an example)"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the command was asked beside the runs. `epochs`: counts of trainings that the user saw, instead of the target's; empty and None: not given."""
-
-    prices: Prices | None = None
-    edition: str = ""
-    price_name: str = ""
-    epochs: tuple[int, ...] = ()
-    training_samples: int | None = None
 
 
 def entry_of(loaded: LoadedRun, asked: Asked) -> Entry:
@@ -63,7 +48,7 @@ def _head(loaded: LoadedRun, kind: str) -> Entry:
 def _measured(loaded: LoadedRun, asked: Asked) -> Entry:
     """The training of this run; its time to accuracy was on the clock."""
     summary, training = loaded.summary, loaded.summary["training"]
-    reached, epochs = bool(training["reached"]), training["epochs_to_target"]
+    reached, epochs = training["reached"], training["epochs_to_target"]
     curve = training["curve"][:epochs] if reached else training["curve"]
     sums = {name: sum(row[name] or 0.0 for row in curve) for name in ("train_s", "eval_s", "stall_s")}
     share = sums["stall_s"] / sums["train_s"] if sums["train_s"] > 0 else None
@@ -74,8 +59,7 @@ def _measured(loaded: LoadedRun, asked: Asked) -> Entry:
         samples = (summary["samples"] or 0) * taken
         amounts = Amounts.of(summary, float(loaded.run["dataset"]["num_samples"]), samples, left_out)
         point = _point("measured", epochs, training["tta_s"], sums["train_s"], sums["stall_s"])
-        price_name = asked.price_name or str(training["device"]).partition(":")[0]
-        point["cost"] = priced(asked.prices, price_name, summary["world_size"], point, training["start_s"] or 0.0, share, amounts, left_out)
+        point["cost"] = priced(asked.prices, asked.price_name or device_price(training), summary["world_size"], point, training["start_s"] or 0.0, share, amounts, left_out)
     elif training["target"] is None:
         left_out.append("time to accuracy: the training had no target")
     else:
@@ -99,7 +83,7 @@ def _measured(loaded: LoadedRun, asked: Asked) -> Entry:
         "tta_s": training["tta_s"] if reached else None,
         "tta_spread_s": None,
         "points": [point] if point else [],
-        **_price_list(asked, point, str(training["device"]).partition(":")[0], left_out),
+        **_price_list(asked, point, device_price(training), left_out),
         "left_out": left_out,
     }
 
@@ -125,9 +109,9 @@ def _projected(loaded: LoadedRun, asked: Asked) -> Entry:
     Of a workload that is read once (`measures: cold load`) only the first epoch runs at R, the others at what the accelerators take.
     """
     summary = loaded.summary
-    edition, target = _target(loaded.run["config"], asked.edition)
-    epochs = _epochs(target, asked)
-    samples, samples_from = _samples(loaded, asked.training_samples)
+    edition, target = target_in_effect(loaded.run["config"], asked.edition)
+    epochs = epochs_to_target(target, asked)
+    samples, samples_from = samples_of_epoch(loaded, asked.training_samples)
     rate, start_s = summary["samples_per_s"], summary["time_to_first_batch_s"]
     share = None if summary["au_nominal"] is None else min(1.0, max(0.0, 1.0 - summary["au_nominal"]))
     once = summary["measures"] == "cold load"
@@ -141,8 +125,8 @@ def _projected(loaded: LoadedRun, asked: Asked) -> Entry:
             point = _point(which, count, one.time_s(count), one.train_s(count), one.stall_s(count))
             notes: list[str] = []
             amounts = Amounts.of(summary, samples, read if read is not None else samples * count, notes)
-            name = asked.price_name or _price_name(loaded.run)
-            point["cost"] = priced(asked.prices, name, summary["world_size"], point, one.start_s, one.share(count), amounts, notes)
+            name = asked.price_name or price_name(loaded.run)
+            point["cost"] = priced(asked.prices, name, summary["world_size"], point, one.start_s, point["stall_share"], amounts, notes)
             left_out += [note for note in notes if note not in left_out]
             points.append(point)
         spread = time_spread(epochs, one.time_s).as_dict()
@@ -160,7 +144,7 @@ def _projected(loaded: LoadedRun, asked: Asked) -> Entry:
         "tta_s": None if spread is None else spread["p50_s"],
         "tta_spread_s": spread,
         "points": points,
-        **_price_list(asked, points[0] if points else None, _price_name(loaded.run), left_out),
+        **_price_list(asked, points[0] if points else None, price_name(loaded.run), left_out),
         "left_out": left_out,
     }
 
@@ -185,10 +169,6 @@ class _Course:
         if self.stalled is None:
             return None
         return self.stalled * epoch_s(self.samples, self.rate) * (1 if self.once else epochs)
-
-    def share(self, epochs: int) -> float | None:
-        stall_s = self.stall_s(epochs)
-        return None if stall_s is None else stall_s / self.train_s(epochs)
 
     @property
     def _later_s(self) -> float:
@@ -215,52 +195,6 @@ def _counts(epochs: EpochsToTarget) -> list[tuple[str, int]]:
         return [("all", epochs.fewest)]
     middle = epochs.quantile(0.5)
     return [("fewest", epochs.fewest), *([] if middle is None else [("median", middle)]), ("most", epochs.most)]
-
-
-def _target(config: Mapping[str, Any], edition: str) -> tuple[str, Target | None]:
-    """(edition, target) of a run's workload: the one asked for, the run's own, or the last. Raises UsageError for an edition that is not there."""
-    targets = config["train"].get("targets") or {}
-    wanted = edition or config["train"].get("edition") or ""
-    if wanted and wanted not in targets:
-        known = did_you_mean(wanted, list(targets)) if targets else "it has no target; leave --edition out"
-        raise UsageError(f"workload {config['name']} has no target of edition {wanted!r}", known)
-    if not targets:
-        return "", None
-    name = wanted or list(targets)[-1]
-    try:
-        return name, Target.model_validate(targets[name])
-    except ValidationError:
-        raise UsageError(
-            f"the run's target of edition {name} has no source and date: an earlier storagebench wrote it", "run it again, or give --epochs-to-target"
-        ) from None
-
-
-def _epochs(target: Target | None, asked: Asked) -> EpochsToTarget | None:
-    if asked.epochs:
-        return observed(asked.epochs, "--epochs-to-target")
-    if target is None or target.epochs is None:
-        return None
-    return between(*target.epochs, f"{target.source} ({target.date})")
-
-
-def _samples(loaded: LoadedRun, given: int | None) -> tuple[int, str]:
-    """(samples of an epoch of the full training, where that number is from): a shipped workload's own, however few the run read."""
-    if given is not None:
-        return given, "--training-samples"
-    name, read = str(loaded.summary["workload"]), int(loaded.run["dataset"]["num_samples"])
-    if name in known_workloads():
-        profile = loaded.run["config"]["train"].get("profile")
-        try:
-            published = load_workload(name, [("train.profile", profile, "run.json")] if profile else []).workload.dataset.num_samples
-        except StorageBenchError:  # the run is of a version whose workload had other profiles
-            return read, "the run's dataset"
-        return published, f"workload {name}" + ("" if published == read else f"; the run's dataset has {read}")
-    return read, "the run's dataset"
-
-
-def _price_name(run: Mapping[str, Any]) -> str:
-    """Whose price counts where none is named: the emulated accelerator, or `cuda`."""
-    return str(run["config"]["run"].get("accelerator") or "").partition(":")[0]
 
 
 def _unknown(

@@ -18,7 +18,7 @@ def groups_of(runs: Sequence[LoadedRun], entries: Sequence[Entry]) -> list[dict[
     """The groups of at least two trainings, in the order of their first runs. Runs that are not valid are named, and count for nothing."""
     found: dict[str, list[Entry]] = {}
     for loaded, entry in zip(runs, entries, strict=True):
-        if entry["kind"] == "measured":
+        if entry["kind"] == "measured" and entry["target"] is not None:
             found.setdefault(_but_for_the_seed(loaded.run), []).append(entry)
     return [_group(members) for members in found.values() if len(members) > 1]
 

@@ -106,7 +106,8 @@ def _target(target: Entry | None) -> str:
     if target is None:
         return w.UNKNOWN
     edition = f"{target['edition']}; " if target["edition"] else ""
-    return f"{target['metric']} {target['value']:g} ({edition}{target['source']}, {target['date']})"
+    dated = f", {target['date']}" if target["date"] else ""
+    return f"{target['metric']} {target['value']:g} ({edition}{target['source']}{dated})"
 
 
 def _epochs(epochs: Entry) -> str:

@@ -17,7 +17,8 @@ from storagebench.errors import UsageError
 from storagebench.model import dawnbench, mllog
 from storagebench.model.prices import Price, Prices, StoragePrices
 from storagebench.report.load import LoadedRun
-from storagebench.report.tta import HOW_TO_PRICE, Asked, entry_of
+from storagebench.report.tta import HOW_TO_PRICE, entry_of
+from storagebench.report.ttabasis import Asked
 from storagebench.report.ttafiles import dawnbench_files, mllog_text
 from storagebench.report.ttagroups import groups_of
 from storagebench.report.ttatext import tta_csv, tta_text
