@@ -21,7 +21,9 @@ def tta_options(function: _Function) -> _Function:
     path = click.Path(path_type=Path)
     for option in (
         click.option("--mllog", type=path, metavar="FILE", help="With --tta: write the one real training as log lines of MLPerf Training."),
-        click.option("--dawnbench", type=path, metavar="FILE", help="With --tta: write it as an entry of DAWNBench, FILE.tsv and the JSON beside it."),
+        click.option(
+            "--dawnbench", type=path, metavar="FILE", help="With --tta: write it as an entry of DAWNBench, FILE.tsv and the JSON beside it."
+        ),
         click.option("--training-samples", type=click.IntRange(min=1), metavar="N", help="With --tta: samples of an epoch of the whole training."),
         click.option("--epochs-to-target", metavar="N[,N...]", help="With --tta: epochs of trainings that you saw, instead of the published ones."),
         click.option("--accelerator-price", metavar="NAME", help="With --tta: whose price counts, where it is not that of the run's accelerator."),
@@ -120,4 +122,4 @@ def _machine_price(loaded: LoadedRun, asked: Asked) -> float | None:
 
     training = loaded.summary.get("training")
     name = asked.price_name or (device_price(training) if training else "")
-    return loaded.summary["world_size"] * asked.prices.accelerator(name).value
+    return int(loaded.summary["world_size"]) * asked.prices.accelerator(name).value

@@ -79,7 +79,9 @@ def _row(number: int, cells: Sequence[str], qualities: int) -> Row:
     except ValueError:
         values = []
     if len(values) != 2 + qualities or not all(map(math.isfinite, values)) or min(values[:2]) < 0:
-        raise UsageError(f"line {number} of the table is {' '.join(cells)[:80]!r}", f"a row has an epoch, hours and {qualities} qualities, as numbers")
+        raise UsageError(
+            f"line {number} of the table is {' '.join(cells)[:80]!r}", f"a row has an epoch, hours and {qualities} qualities, as numbers"
+        )
     return Row(values[0], values[1], tuple(values[2:]))
 
 

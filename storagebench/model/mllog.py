@@ -7,6 +7,7 @@ and in which order. The result of a log is the time from `run_start` to `run_sto
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -63,7 +64,9 @@ def _new(text: str) -> Event | None:
     try:
         values = json.loads(text[len(TOKEN) :])
         metadata = values.get("metadata") or {}
-        event = Event(float(values["time_ms"]), str(values["event_type"]), str(values["key"]), values.get("value"), metadata, values.get("namespace", ""))
+        event = Event(
+            float(values["time_ms"]), str(values["event_type"]), str(values["key"]), values.get("value"), metadata, values.get("namespace", "")
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return event if isinstance(metadata, dict) else None
@@ -134,7 +137,7 @@ def _value(events: Mapping[str, Event], key: str) -> Any:
 
 
 def _count(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
 
 
 def _succeeded(stop: Event) -> bool:
@@ -146,8 +149,8 @@ def _evaluations(events: Iterable[Event], start_ms: float) -> Iterator[Evaluatio
     for event in events:
         if event.key not in ("eval_accuracy", "eval_error"):
             continue
-        value, epoch = event.value, event.metadata.get("epoch_num")
-        if isinstance(value, dict):  # v0.5: {"epoch": 3, "value": 0.75}
-            value, epoch = value.get("value"), value.get("epoch")
+        value: Any = event.value
+        inner = value if isinstance(value, dict) else {"value": value, "epoch": event.metadata.get("epoch_num")}  # v0.5: {"epoch": 3, "value": 0.75}
+        value, epoch = inner.get("value"), inner.get("epoch")
         if isinstance(value, int | float):
-            yield Evaluation(epoch, (event.time_ms - start_ms) / _MS, float(value))
+            yield Evaluation(epoch if isinstance(epoch, int | float) else None, (event.time_ms - start_ms) / _MS, float(value))

@@ -14,7 +14,7 @@ from storagebench.model.epochs import EpochsToTarget, observed, time_spread
 from storagebench.model.tta import epoch_s, time_to_target_s
 from storagebench.report.load import LoadedRun
 from storagebench.report.ttabasis import Asked, device_price, epochs_to_target, price_name, samples_of_epoch, target_in_effect
-from storagebench.report.ttacost import Amounts, prices_used, priced
+from storagebench.report.ttacost import Amounts, priced, prices_used
 from storagebench.workload import Target
 
 Entry = dict[str, Any]
@@ -59,7 +59,16 @@ def _measured(loaded: LoadedRun, asked: Asked) -> Entry:
         samples = (summary["samples"] or 0) * taken
         amounts = Amounts.of(summary, float(loaded.run["dataset"]["num_samples"]), samples, left_out)
         point = _point("measured", epochs, training["tta_s"], sums["train_s"], sums["stall_s"])
-        point["cost"] = priced(asked.prices, asked.price_name or device_price(training), summary["world_size"], point, training["start_s"] or 0.0, share, amounts, left_out)
+        point["cost"] = priced(
+            asked.prices,
+            asked.price_name or device_price(training),
+            summary["world_size"],
+            point,
+            training["start_s"] or 0.0,
+            share,
+            amounts,
+            left_out,
+        )
     elif training["target"] is None:
         left_out.append("time to accuracy: the training had no target")
     else:

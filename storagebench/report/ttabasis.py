@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -14,6 +14,8 @@ from storagebench.model.epochs import EpochsToTarget, between, observed
 from storagebench.model.prices import Prices
 from storagebench.report.load import LoadedRun
 from storagebench.workload import Target
+
+GIVEN_EPOCHS: Final = "--epochs-to-target"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def target_in_effect(config: Mapping[str, Any], edition: str) -> tuple[str, Targ
 def epochs_to_target(target: Target | None, asked: Asked) -> EpochsToTarget | None:
     """Those that the user gave, else the published ones of the target; None where there are neither."""
     if asked.epochs:
-        return observed(asked.epochs, "--epochs-to-target")
+        return observed(asked.epochs, GIVEN_EPOCHS)
     if target is None or target.epochs is None:
         return None
     return between(*target.epochs, f"{target.source} ({target.date})")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storagebench.report import wording as w
 from storagebench.report.tabular import rows_as_csv
+from storagebench.report.ttabasis import GIVEN_EPOCHS
 
 Entry = Mapping[str, Any]
 _COST_ROWS = {
@@ -46,15 +48,20 @@ def _csv_rows(entry: Entry) -> list[dict[str, Any]]:
     return rows
 
 
-def long_time(seconds: float | None) -> str:
-    """A training's time in the unit that fits.
+def long_time(seconds: float | None, beside: float | None = None) -> str:
+    """A training's time in the unit that fits it, or that fits the largest of those it stands beside.
 
     >>> long_time(8.25), long_time(1085.18), long_time(45588.19), long_time(None)
     ('8.25 s', '18.1 min', '12.7 h', '-')
+    >>> long_time(1085.18, beside=45588.19)
+    '0.301 h'
     """
-    if seconds is None or seconds < 100:
+    largest = seconds if beside is None else beside
+    if seconds is None or largest is None or largest < 100:
         return w.seconds(seconds)
-    return f"{seconds / 60:.3g} min" if seconds < 2 * 3600 else f"{seconds / 3600:.3g} h" if seconds < 1000 * 3600 else f"{seconds / 86400:.0f} days"
+    factor, unit = (60.0, "min") if largest < 2 * 3600 else (3600.0, "h") if largest < 1000 * 3600 else (86400.0, "days")
+    digits = max(0, 2 - math.floor(math.log10(seconds / factor))) if seconds > 0 else 0
+    return f"{seconds / factor:.{digits}f} {unit}"
 
 
 def money(amount: float | None, currency: str | None) -> str:
@@ -97,7 +104,10 @@ def _facts(entry: Entry) -> list[tuple[str, str]]:
     rows.append(("stall share", w.marked(w.share(entry["stall_share"]), entry["mark"])))
     spread = entry["tta_spread_s"]
     if spread is not None and spread["mean_s"] is not None and spread["least_s"] != spread["most_s"]:
-        shown = ", ".join(f"{name} {long_time(spread[key])}" for name, key in (("p10", "p10_s"), ("p50", "p50_s"), ("p90", "p90_s"), ("mean", "mean_s")))
+        shown = ", ".join(
+            f"{name} {long_time(spread[key], spread['most_s'])}"
+            for name, key in (("p10", "p10_s"), ("p50", "p50_s"), ("p90", "p90_s"), ("mean", "mean_s"))
+        )
         rows.append(("spread", shown))
     return rows
 
@@ -111,22 +121,24 @@ def _target(target: Entry | None) -> str:
 
 
 def _epochs(epochs: Entry) -> str:
-    if len(epochs["counts"]) > 1:
+    if epochs["source"] == GIVEN_EPOCHS:
         return f"{' '.join(map(str, epochs['counts']))} ({epochs['source']})"
     ends = str(epochs["fewest"]) if epochs["fewest"] == epochs["most"] else f"{epochs['fewest']} to {epochs['most']}, a range"
-    return f"{ends} ({epochs['source']})"
+    return f"{ends} (as published with the target)"
 
 
 def _points(entry: Entry) -> list[str]:
     """The figures at each number of epochs, in columns."""
     points, sign = entry["points"], entry["mark"]
+    of_all = sign if sign == w.ERROR_MARK else ""  # a warning stands beside the headline figures only
+    most_s = max(point["tta_s"] for point in points)
     heads = [f"{point['epochs']} epochs" + (f" ({point['which']})" if len(points) > 1 else "") for point in points]
-    table = [("time to accuracy", [w.marked(long_time(point["tta_s"]), sign) for point in points])]
-    table.append(("without stalls", [long_time(point["tta_without_stalls_s"]) for point in points]))
+    table = [("time to accuracy", [w.marked(long_time(point["tta_s"], most_s), sign) for point in points])]
+    table.append(("without stalls", [w.marked(long_time(point["tta_without_stalls_s"], most_s), of_all) for point in points]))
     if points[0]["cost"] is not None:
         for key, name in _COST_ROWS.items():
             if any(point["cost"][key] is not None for point in points):
-                table.append((name, [w.marked(money(point["cost"][key], entry["currency"]), sign) for point in points]))
+                table.append((name, [w.marked(money(point["cost"][key], entry["currency"]), sign if key == "total" else of_all) for point in points]))
     width = max(len(name) for name, _ in table)
     widths = [max(len(heads[index]), *(len(cells[index]) for _, cells in table)) for index in range(len(points))]
     lines = ["  ".join([" " * (width + 2), *(head.rjust(size) for head, size in zip(heads, widths, strict=True))])]
@@ -140,7 +152,9 @@ def _price(price: Entry, currency: str | None) -> str:
 
 
 def _group(group: Entry) -> str:
-    title = f"{len(group['runs'])} trainings that differ in their seed: {group['workload']}, {group['model']}, {group['loader']} over {group['storage']}"
+    title = (
+        f"{len(group['runs'])} trainings that differ in their seed: {group['workload']}, {group['model']}, {group['loader']} over {group['storage']}"
+    )
     lines = [w.printable(title), f"  runs            {w.printable(' '.join(group['runs']))}"]
     if group["tta_s"] is not None:
         times = group["tta_s"]

@@ -22,8 +22,12 @@ TRAINING = [block for block in BLOCKS if "train:" in block]
 def shortened(block: str) -> str:
     """The same commands; only what is measured is less."""
     quick = r"\g<0> --null-duration 0.05 --headroom-duration 0.1s"
-    block = re.sub(r"^storagebench run .*", lambda line: line[0] if "train:" in line[0] else line.expand(quick + " --max-steps 4"), block, flags=re.MULTILINE)
-    block = re.sub(r"^storagebench run .*train:.*", quick + " --epochs 2 --target-quality 0.2", block, flags=re.MULTILINE).replace("--repeat 3", "--repeat 2")
+    block = re.sub(
+        r"^storagebench run .*", lambda line: line[0] if "train:" in line[0] else line.expand(quick + " --max-steps 4"), block, flags=re.MULTILINE
+    )
+    block = re.sub(r"^storagebench run .*train:.*", quick + " --epochs 2 --target-quality 0.2", block, flags=re.MULTILINE).replace(
+        "--repeat 3", "--repeat 2"
+    )
     return block.replace("--num-samples 1600", "--num-samples 400")
 
 

@@ -128,7 +128,14 @@ def test_a_log_of_v0_5() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [":::MLLOG {", ':::MLLOG {"key": "a"}', ":::MLLOG [1]", ':::MLLOG {"time_ms": 1, "event_type": "", "key": "a", "metadata": [1]}', ":::MLPv0.5.0 ncf"]
+    "line",
+    [
+        ":::MLLOG {",
+        ':::MLLOG {"key": "a"}',
+        ":::MLLOG [1]",
+        ':::MLLOG {"time_ms": 1, "event_type": "", "key": "a", "metadata": [1]}',
+        ":::MLPv0.5.0 ncf",
+    ],
 )
 def test_a_broken_line_is_named(line: str) -> None:
     with pytest.raises(UsageError, match="line 2 of the log"):
@@ -140,7 +147,11 @@ def test_nothing_is_known_of_nothing() -> None:
     assert (found.benchmark, found.time_s, found.success, found.epoch_starts, found.evaluations) == (None, None, False, 0, ())
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20), lambda inner: st.lists(inner, max_size=3), max_leaves=5)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=5,
+)
 EVENT = st.builds(
     mllog.Event,
     st.integers(0, 2**53).map(float),

@@ -73,7 +73,7 @@ def test_a_projection_by_hand(report_make: Make) -> None:
     train_s = 35 * PUBLISHED / RATE
     assert (entry["kind"], point["which"], point["epochs"]) == ("projected", "all", 35)
     assert point["tta_s"] == entry["tta_s"] == pytest.approx(FIRST_S + train_s)
-    assert entry["stall_share"] == point["stall_share"] == pytest.approx(0.2)
+    assert (entry["stall_share"], point["stall_share"]) == pytest.approx((0.2, 0.2))
     assert point["tta_without_stalls_s"] == pytest.approx(FIRST_S + 0.8 * train_s)
     assert point["cost"]["total"] == point["cost"]["accelerators"] == pytest.approx((FIRST_S + train_s) / 3600 * 2 * 3.0)
     assert point["cost"]["stalls"] == pytest.approx(0.2 * train_s / 3600 * 2 * 3.0)
@@ -162,7 +162,7 @@ def test_prices_and_editions_that_are_not_there_are_errors(report_make: Make) ->
         entry_of(emulated(report_make), Asked(prices=PRICES, price_name="a100"))
     with pytest.raises(UsageError, match=r"no target of edition 'v0\.8'"):
         entry_of(emulated(report_make), Asked(edition="v0.8"))
-    with pytest.raises(UsageError, match="resnet50 has no target of edition 'v0.7'"):
+    with pytest.raises(UsageError, match=r"resnet50 has no target of edition 'v0\.7'"):
         entry_of(emulated(report_make, "resnet50"), Asked(edition="v0.7"))
     old = emulated(report_make)
     old.run["config"]["train"]["targets"]["v3.0"].pop("source")
@@ -232,7 +232,7 @@ def test_text_of_a_projection(report_make: Make) -> None:
     assert lines[0] == "time to accuracy, projected: run-a: train-resnet50, 2 x h100, direct over posix"
     assert "33 epochs (fewest) 41 epochs (most)" in lines
     assert "time to accuracy 11.7 h 14.6 h" in lines
-    assert "without stalls 9.4 h 11.7 h" in lines
+    assert "without stalls 9.40 h 11.7 h" in lines
     assert "price: h100 3 EUR per accelerator and hour (an offer, 2026-10-01)" in lines
     assert "stall share 20.0%" in lines
     assert "evaluation left out" in lines
@@ -249,7 +249,10 @@ def test_a_run_that_is_not_valid_is_marked_everywhere(report_make: Make) -> None
 
 
 def test_csv_has_a_row_for_each_number_of_epochs(report_make: Make) -> None:
-    entries = [entry_of(emulated(report_make), Asked(prices=PRICES, edition="v0.7")), entry_of(emulated(report_make, "resnet50"), Asked(prices=PRICES))]
+    entries = [
+        entry_of(emulated(report_make), Asked(prices=PRICES, edition="v0.7")),
+        entry_of(emulated(report_make, "resnet50"), Asked(prices=PRICES)),
+    ]
     rows = list(csv.DictReader(io.StringIO(tta_csv(entries))))
     assert [(row["workload"], row["which"], row["epochs"]) for row in rows] == [
         ("train-resnet50", "fewest", "33"), ("train-resnet50", "most", "41"), ("resnet50", "", ""),

@@ -68,9 +68,7 @@ def cost(time_s: float = 7200.0, share: float | None = 0.25, price: float = 3.0,
 
 def test_the_cost_by_hand() -> None:
     """2 h of 8 at 3 a piece and hour: 48, of which a quarter is stalls; 100 GB at 0.73 for 2 of 730 h, 400 GB read at 0.01, a million requests at 4e-7."""
-    full = cost(
-        stored_gb=100.0, price_per_gb_month=0.73, read_gb=400.0, price_per_gb_read=0.01, requests=1e6, price_per_request=4e-7
-    )
+    full = cost(stored_gb=100.0, price_per_gb_month=0.73, read_gb=400.0, price_per_gb_read=0.01, requests=1e6, price_per_request=4e-7)
     assert (full.accelerators, full.stalls) == (48.0, 12.0)
     assert (full.keeping, full.reading, full.requests) == pytest.approx((0.2, 4.0, 0.4))
     assert full.total == pytest.approx(52.6) and full.epoch == pytest.approx(52.6 / 4)
