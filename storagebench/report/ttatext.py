@@ -104,11 +104,9 @@ def _facts(entry: Entry) -> list[tuple[str, str]]:
     rows.append(("stall share", w.marked(w.share(entry["stall_share"]), entry["mark"])))
     spread = entry["tta_spread_s"]
     if spread is not None and spread["mean_s"] is not None and spread["least_s"] != spread["most_s"]:
-        shown = ", ".join(
-            f"{name} {long_time(spread[key], spread['most_s'])}"
-            for name, key in (("p10", "p10_s"), ("p50", "p50_s"), ("p90", "p90_s"), ("mean", "mean_s"))
-        )
-        rows.append(("spread", shown))
+        names = (("p10", "p10_s"), ("p50", "p50_s"), ("p90", "p90_s"), ("mean", "mean_s"))
+        shown = [f"{name} {long_time(spread[key], beside=spread['most_s'])}" for name, key in names]
+        rows.append(("spread", ", ".join(shown)))
     return rows
 
 
