@@ -22,12 +22,14 @@ def tta_options(function: _Function) -> _Function:
     for option in (
         click.option("--mllog", type=path, metavar="FILE", help="With --tta: write the one real training as log lines of MLPerf Training."),
         click.option(
-            "--dawnbench", type=path, metavar="FILE", help="With --tta: write it as an entry of DAWNBench, FILE.tsv and the JSON beside it."
+            "--dawnbench", type=path, metavar="FILE", help="With --tta: write the one real training as an entry of DAWNBench, FILE.tsv with its JSON."
         ),
         click.option("--training-samples", type=click.IntRange(min=1), metavar="N", help="With --tta: samples of an epoch of the whole training."),
         click.option("--epochs-to-target", metavar="N[,N...]", help="With --tta: epochs of trainings that you saw, instead of the published ones."),
         click.option("--accelerator-price", metavar="NAME", help="With --tta: whose price counts, where it is not that of the run's accelerator."),
-        click.option("--edition", metavar="NAME", help="With --tta: of which edition the target is, such as v0.7.  [default: the last]"),
+        click.option(
+            "--edition", metavar="NAME", help="With --tta: of which edition the target is, such as v0.7.  [default: the run's, else the last]"
+        ),
         click.option("--prices", type=path, metavar="FILE", help="With --tta: prices, for the cost (docs/prices.yaml is an example)."),
         click.option("--tta", is_flag=True, help="Time to accuracy, its spread, the share of stalls and the cost, instead of the runs themselves."),
     ):

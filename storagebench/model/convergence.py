@@ -2,7 +2,8 @@
 
 Source: training_policies, training_rules.adoc at decaf38 (version 1.0), "Reference Convergence Points" and "Appendix: RCP Examples"; where it leaves a
 choice, mlcommons/logging, rcp_checker/rcp_checker.py at 0257c34: standard deviations are of the population, an interpolated point counts as twice the runs
-of a submission, and of the checker's bisection to 1e-4 this is the closed form.
+of a submission, and of the checker's bisection to 1e-4 this is the closed form. The standard deviation leaves out the dropped runs, as in the rules' examples;
+the checker of mlperf-logging 4.1.68 takes it over all runs, which allows more.
 """
 
 from __future__ import annotations
@@ -48,18 +49,18 @@ def interpolated(batch_size: float, low: ReferencePoint, high: ReferencePoint, r
 def fewest_mean_epochs(point: ReferencePoint, submission_runs: int) -> float:
     """The least mean that is not significantly below the reference's: one-sided t-test of two samples of like variance, p = 0.05.
 
-    `mean - t(0.95, n + m - 2) s sqrt(1/n + 1/m)`, with n the point's runs and m = `submission_runs` those of the submission that are not dropped.
+    `mean - t(0.95, n + m - 2) s sqrt(1/n + 1/m)`, from 0, with n the point's runs and m = `submission_runs` those of the submission that are not dropped.
     """
     if point.stdev == 0:
         return point.mean
     t = student_t_quantile(1 - ALPHA, point.num_runs + submission_runs - 2)
-    return point.mean - t * point.stdev * math.sqrt(1 / point.num_runs + 1 / submission_runs)
+    return max(0.0, point.mean - t * point.stdev * math.sqrt(1 / point.num_runs + 1 / submission_runs))
 
 
 @dataclass(frozen=True)
 class Convergence:
     """A submission against the reference. `passed` None: there is no point to hold it against, and `why` says which would be needed. `factor` (from 1) is
-    what its time is multiplied by; `max_speedup` is the reference's mean over `fewest`."""
+    what its time is multiplied by; `max_speedup` is the reference's mean over `fewest`, infinity where that is 0."""
 
     mean_epochs: float | None
     point: ReferencePoint | None
@@ -83,7 +84,8 @@ def judge(points: Sequence[ReferencePoint], batch_size: float, epochs: Sequence[
     if not passed and batch_size < point.batch_size:
         passed, why = None, f"no reference for batch size {batch_size:g}, and it is faster than the smallest allows: its own reference is needed"
     factor = max(1.0, point.mean / mean.value)
-    return Convergence(mean.value, point, fewest, point.mean / fewest, passed, factor if passed else 1.0, why)
+    speedup = point.mean / fewest if fewest > 0 else math.inf
+    return Convergence(mean.value, point, fewest, speedup, passed, factor if passed else 1.0, why)
 
 
 def normalised_s(time_s: float, convergence: Convergence) -> float:

@@ -57,8 +57,8 @@ def _training(loaded: LoadedRun) -> Mapping[str, Any]:
             f"{loaded.run_dir} is a run of an emulated accelerator, which learns nothing",
             "give a run of `storagebench run --accelerator train:MODEL`",
         )
-    if any(point["accuracy"] is None for point in training["curve"]):
-        raise UsageError(f"{loaded.run_dir} has an epoch without an evaluation", "give a training that ended by itself")
+    if not training["curve"] or any(point["accuracy"] is None for point in training["curve"]):
+        raise UsageError(f"{loaded.run_dir} has an epoch without an evaluation, or none at all", "give a training that ended by itself")
     return training
 
 

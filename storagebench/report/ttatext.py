@@ -93,12 +93,15 @@ def _run(entry: Entry) -> str:
 
 def _facts(entry: Entry) -> list[tuple[str, str]]:
     rows = [("target", _target(entry["target"]))]
+    if entry["kind"] == "measured":
+        rows.append(("model", f"{entry['model']} on {entry['device']}, seed {entry['seed']}"))
     if entry["reached"] is False:
         rows.append(("reached", f"no: {entry['epochs_run']} epochs, best {w.number(entry['best_accuracy'])}"))
     if entry["epochs"] is not None and entry["kind"] == "projected":
         rows.append(("epochs", _epochs(entry["epochs"])))
     rows.append(("samples", f"{entry['samples_per_epoch']} an epoch ({entry['samples_from']})"))
-    rows.append(("rate", f"{w.marked(w.number(entry['samples_per_s']), entry['mark'])} samples/s"))
+    once = " (of the first epoch: the data is read once)" if entry["read_once"] else ""
+    rows.append(("rate", f"{w.marked(w.number(entry['samples_per_s']), entry['mark'])} samples/s{once}"))
     rows.append(("start-up", long_time(entry["start_s"])))
     rows.append(("evaluation", "left out" if entry["kind"] == "projected" else long_time(entry["eval_s"])))
     rows.append(("stall share", w.marked(w.share(entry["stall_share"]), entry["mark"])))
@@ -130,7 +133,7 @@ def _points(entry: Entry) -> list[str]:
     points, sign = entry["points"], entry["mark"]
     of_all = sign if sign == w.ERROR_MARK else ""  # a warning stands beside the headline figures only
     most_s = max(point["tta_s"] for point in points)
-    heads = [f"{point['epochs']} epochs" + (f" ({point['which']})" if len(points) > 1 else "") for point in points]
+    heads = [f"{point['epochs']} epoch{'s' * (point['epochs'] > 1)}" + (f" ({point['which']})" if len(points) > 1 else "") for point in points]
     table = [("time to accuracy", [w.marked(long_time(point["tta_s"], most_s), sign) for point in points])]
     table.append(("without stalls", [w.marked(long_time(point["tta_without_stalls_s"], most_s), of_all) for point in points]))
     if points[0]["cost"] is not None:

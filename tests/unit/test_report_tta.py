@@ -121,6 +121,7 @@ def test_data_that_is_read_once_stalls_once(report_make: Make) -> None:
     assert point["stall_s"] == pytest.approx(0.2 * one_s)
     assert entry["stall_share"] == point["stall_share"] == pytest.approx(0.2 / (1 + 9 * 0.8))
     assert point["cost"]["reading"] == pytest.approx(758 * 2e-3 * 3.0)
+    assert entry["read_once"] and "1000 samples/s (of the first epoch: the data is read once)" in tta_text([entry], [])
     blind = entry_of(emulated(report_make, "train-ncf", au_nominal=None), Asked())
     assert blind["points"] == [] and any("read once" in note for note in blind["left_out"])
 
@@ -328,3 +329,12 @@ def test_the_command(report_make: Make, report_write: Callable[[Path, LoadedRun]
         broken = report(*options)
         assert isinstance(broken.exception, UsageError) and says in broken.exception.message, (options, broken.exception)
     assert not (tmp_path / "e.tsv").exists()
+
+
+def test_mlcommons_own_parser_reads_the_log(report_make: Make, tmp_path: Path) -> None:
+    parser = pytest.importorskip("mlperf_logging.compliance_checker.mlp_parser")
+    path = tmp_path / "result_0.txt"
+    path.write_text(mllog_text(trained(report_make)))
+    lines, errors = parser.parse_file(str(path), "3.0.0")
+    assert errors == [] and [line.key for line in lines].count("eval_accuracy") == 3
+    assert lines[-1].key == "run_stop" and lines[-1].value["metadata"]["status"] == "success"

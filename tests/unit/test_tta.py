@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -206,3 +209,21 @@ def test_the_first_crossing_counts_not_the_best() -> None:
     curve = [(1, 0.90), (2, 0.95), (3, None), (4, 0.93), (5, 0.99)]
     assert first_crossing(curve, 0.94) == 2
     assert first_crossing(curve, 0.995) is None
+
+
+def test_the_checker_of_mlcommons_allows_the_same() -> None:
+    """All reference points of mlperf-logging, where it is installed: its bisection to 1e-4 against the closed form, with its own standard deviation."""
+    checker = pytest.importorskip("mlperf_logging.rcp_checker.rcp_checker")
+    compared = 0
+    for path in sorted(Path(checker.__file__).parent.glob("training_*/rcps_*.json")):
+        version, benchmark = path.parent.name.removeprefix("training_"), path.stem.removeprefix("rcps_")
+        if benchmark == "dlrm":  # it has points, and the checker no number of runs for it any more
+            continue
+        found = checker.RCP_Checker("training", version, benchmark, False, None)
+        for row in found.rcp_data.values():
+            epochs = row["Epochs to converge"]
+            if epochs:  # not one that was interpolated
+                point = replace(convergence.reference_point(row["BS"], epochs, dropped_runs(benchmark)), stdev=statistics.pstdev(epochs))
+                assert convergence.fewest_mean_epochs(point, found.submission_runs - 2) == pytest.approx(row["Min Epochs"], rel=1e-6, abs=2e-4)
+                compared += 1
+    assert compared > 500
