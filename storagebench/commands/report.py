@@ -44,7 +44,8 @@ def command(
     **tracking: Any,
 ) -> None:
     """Report saved runs, query runs, diagnoses and searches. RUN is a run folder, a folder of `storagebench diagnose` or `search`, or a results folder with
-    several of them; the folder of a sweep, given alone, is its comparing page. Writes each run's summary.json anew."""
+    several of them; the folder of a sweep, given alone, is its comparing page. With --tta also a table of DAWNBench (.tsv) or a log of
+    MLPerf Training. Writes each run's summary.json anew."""
     from storagebench.commands.progress import say
     from storagebench.errors import StorageError, UsageError
     from storagebench.records import SUMMARY_FILE, write_json, write_whole
@@ -58,6 +59,8 @@ def command(
     check_mlflow(tracking)
     if len(runs) == 1 and not as_csv and submission is None and not tta["tta"] and _is_sweep(runs[0]):
         return _report_sweep(runs[0], as_json, html_file)
+    files = tuple(path for path in runs if tta["tta"] and path.is_file())
+    runs = tuple(path for path in runs if path not in files)
     loaded, diagnoses, queries = load_all(runs)
     searches = load_searches(runs)
     if queries and ((as_csv and not tta["tta"]) or html_file is not None):
@@ -84,7 +87,7 @@ def command(
     for run in loaded:
         log_to_mlflow(tracking, run.run_dir)
     if tta["tta"]:
-        report_tta(loaded, tta, as_json, as_csv)
+        report_tta(loaded, files, tta, as_json, as_csv)
     elif as_json:
         click.echo(json_text([*(found.as_dict() for found in searches), *summaries, *asked]), nl=False)
     elif as_csv:

@@ -48,25 +48,33 @@ def take_tta(values: dict[str, Any]) -> dict[str, Any]:
     return taken
 
 
-def report_tta(runs: Sequence[LoadedRun], values: Mapping[str, Any], as_json: bool, as_csv: bool) -> None:
-    """Print the entries of these runs, and write the files that were asked for. Raises UsageError."""
+def report_tta(runs: Sequence[LoadedRun], files: Sequence[Path], values: Mapping[str, Any], as_json: bool, as_csv: bool) -> None:
+    """Print the entries of these runs and of published files, and write the files that were asked for. Raises UsageError."""
     import json
 
     from storagebench.errors import UsageError
     from storagebench.report.tta import entry_of
     from storagebench.report.ttagroups import groups_of
+    from storagebench.report.ttapublished import published_text, read_published, submissions_of
     from storagebench.report.ttatext import tta_csv, tta_text
 
-    if not runs:
+    if not runs and not files:
         raise UsageError("there are no runs to report the time to accuracy of", "give folders of `storagebench run`")
+    if files and as_csv:
+        raise UsageError(f"{files[0]} is no run, and has no CSV row", "report it as text or with --json, or give runs only")
     asked = _asked(values)
     entries = [entry_of(loaded, asked) for loaded in runs]
     groups = groups_of(runs, entries)
+    published = [read_published(path) for path in files]
+    submissions = submissions_of(published)
     _write_files(runs, values, asked)
     if as_json:
-        click.echo(json.dumps({"runs": entries, "groups": groups}, indent=1, allow_nan=False))
+        click.echo(json.dumps({"runs": entries, "groups": groups, "published": published, "submissions": submissions}, indent=1, allow_nan=False))
+    elif as_csv:
+        click.echo(tta_csv(entries), nl=False)
     else:
-        click.echo(tta_csv(entries) if as_csv else tta_text(entries, groups), nl=False)
+        blocks = [tta_text(entries, groups)] if runs else []
+        click.echo("\n".join([*blocks, *([published_text(published, submissions)] if files else [])]), nl=False)
 
 
 def _asked(values: Mapping[str, Any]) -> Asked:
