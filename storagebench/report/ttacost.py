@@ -75,7 +75,7 @@ def priced(
                 if no_price
                 else f"cost of {part}: the run did not count it"
             )
-    return {**{name: getattr(cost, name) for name in ("total", "accelerators", "keeping", "reading", "requests", "stalls", "epoch")}}
+    return {name: getattr(cost, name) for name in ("total", "accelerators", "keeping", "reading", "requests", "stalls", "epoch")}
 
 
 def prices_used(prices: Prices, name: str) -> list[dict[str, Any]]:
