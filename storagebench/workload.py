@@ -57,9 +57,7 @@ class DatasetSpec(_Frozen):
     """How the dataset looks: what `generate` makes and what MLPerf says of it."""
 
     format: str = _option("npz", "--format", "container of the samples (see `storagebench list formats`)")
-    task: str = _option(
-        "", "--task", "small real task whose images with labels are the samples, digits or photographs; empty: synthetic records"
-    )
+    task: str = _option("", "--task", "small real task whose images with labels are the samples, digits or photographs; empty: synthetic records")
     payload: Payload = _option("bytes", "--payload", "what a record is: incompressible bytes, printable text, or a real JPEG or PNG image")
     num_samples: int = _option(1000, "--num-samples", "samples in the dataset", ge=1, le=2**40)
     samples_per_shard: int = _option(

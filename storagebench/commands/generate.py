@@ -62,9 +62,7 @@ def command(
     hint = "give the same command again: it goes on where it was"
     urls = splits(chosen.dataset.task, data_dir, chosen.run.held_out_dir)
     with together("generate", hint) as crew, ExitStack() as opened:
-        stores = {
-            split: opened.enter_context(closing(open_store(url, parse_storage_options(storage_option)))) for split, url in urls.items()
-        }
+        stores = {split: opened.enter_context(closing(open_store(url, parse_storage_options(storage_option)))) for split, url in urls.items()}
         datasets: dict[str, Dataset | None] = {}
         for split, store in stores.items():
             with counting("generate") if crew.member == 0 else nullcontext() as progress:

@@ -37,7 +37,7 @@ CLASSES = {"digits": 10, "photographs": 12}
 SIDES = {"digits": 8, "photographs": 32}
 
 
-def a_workload(task: str, **fields: Any) -> Workload:
+def a_workload(task: str, /, **fields: Any) -> Workload:
     return load_workload(task, [(key if "." in key else f"dataset.{key}", value, "test") for key, value in fields.items()]).workload
 
 
@@ -113,7 +113,8 @@ def test_no_pixel_of_a_photograph_is_in_both_splits() -> None:
             masks[window.photograph, window.top : window.top + 32, window.left : window.left + 32] = True
         seen[split] = masks
     assert not (seen[TRAINING] & seen[HELD_OUT]).any()
-    assert [round(float(seen[split].mean()), 1) for split in seen] == [0.7, 0.2], "and they cover the photographs"
+    # 141 blocks of 40 x 40 pixels have a class, 33 of them are held out.
+    assert {split: int(seen[split].sum()) // 1600 for split in seen} == {TRAINING: 108, HELD_OUT: 33}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -125,7 +126,8 @@ def test_every_class_is_in_both_splits_in_its_share(task: str, sources: Any) -> 
         counts[split] = np.bincount([label for _, label in taken(source)], minlength=CLASSES[task])
         assert len(counts[split]) == CLASSES[task] and (counts[split] > 0).all()
     share = counts[HELD_OUT] / (counts[HELD_OUT] + counts[TRAINING])
-    assert (np.abs(share - share.mean()) < 0.01).all() and 0.1 < share.mean() < 0.3
+    # Of photographs whole blocks are held out, of which a class has few.
+    assert (np.abs(share - share.mean()) < (0.01 if task == "digits" else 0.06)).all() and 0.1 < share.mean() < 0.3
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -234,7 +236,7 @@ def test_an_interrupted_build_goes_on_to_the_same_bytes(task: str, form: str, tm
     assert not (tmp_path / "broken" / "manifest.json").exists()
     assert generate(workload, a_store(tmp_path / "broken")).digest() == reference.digest()
     assert files_of(tmp_path / "broken") == files_of(tmp_path / "whole")
-    with pytest.raises(UsageError, match="holds a complete dataset with split 'training'"):
+    with pytest.raises(UsageError, match=r"holds a complete dataset with .*split 'training' \(asked: 'held-out'\)"):
         generate(workload, a_store(tmp_path / "whole"), split=HELD_OUT)
 
 
@@ -259,7 +261,8 @@ def test_each_host_of_a_partitioned_task_has_the_held_out_split_whole(three: lis
     def work(member: Any) -> Any:
         with _ending(member, "generate", "go on"):
             return [
-                generate_together(workload, a_store(folders[member.member] / split), member, num_threads=1, split=split) for split in (TRAINING, HELD_OUT)
+                generate_together(workload, a_store(folders[member.member] / split), member, num_threads=1, split=split)
+                for split in (TRAINING, HELD_OUT)
             ]
 
     found = everywhere(list(three), work)
