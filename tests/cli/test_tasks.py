@@ -13,10 +13,10 @@ from storagebench.storage import open_store
 
 PLAN_HEAD = """\
 accelerators   1, 10 ms of compute a step
-steps          1800 on each rank (45 an epoch of global batch 32)
-samples        1440 an epoch, 2 dropped at its end
+steps          880 on each rank (22 an epoch of global batch 64)
+samples        1408 an epoch, 34 dropped at its end
 dataset        177 kB of records, 123 B each on average
-demand         0.4 MB/s, 3200.0 samples/s at AU 1
+demand         0.8 MB/s, 6400.0 samples/s at AU 1
 """
 
 
@@ -29,12 +29,12 @@ def made(cli_here: Any, *arguments: str) -> dict[str, Any]:
 
 def test_generate_makes_both_splits_and_the_same_again(cli_here: Any, tmp_path: Path) -> None:
     data = str(tmp_path / "digits") + "/"
-    done = cli_here("generate", "digits", "--data-dir", data)
+    done = cli_here("generate", "digits", "--num-samples", "200", "--data-dir", data)
     assert done.returncode == 0, done.stderr
     one, digest, two, held_out_digest = done.stdout.splitlines()
-    assert one.startswith(f"{data}: 1442 samples of png in 1442 png shards, ")
+    assert one.startswith(f"{data}: 200 samples of png in 200 png shards, ")
     assert two.startswith(f"held out: {tmp_path}/digits-held-out: 355 samples of png in 355 png shards, ")
-    again = made(cli_here, "digits", "--data-dir", data)
+    again = made(cli_here, "digits", "--num-samples", "200", "--data-dir", data)
     assert (f"digest {again['digest']}", f"digest {again['held_out']['digest']}") == (digest, held_out_digest)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits", "digits-held-out"]
     for url in (data, f"{tmp_path}/digits-held-out"):
@@ -89,13 +89,13 @@ def test_plan(cli_here: Any) -> None:
 
 
 def test_list_shows_the_tasks_and_guesses_no_compute_time(cli_here: Any) -> None:
-    topics = json.loads(cli_here("list", "--json").stdout)
-    rows = {row["name"]: row for row in topics["workloads"]}
+    rows = {row["name"]: row for row in json.loads(cli_here("list", "workloads", "--json").stdout)["workloads"]}
+    accelerators = json.loads(cli_here("list", "accelerators", "--json").stdout)["accelerators"]
     for name, form in (("digits", "png"), ("photographs", "jpeg")):
         row = rows[name]
         assert (row["status"], row["format"], row["measures"], row["accelerators"]) == ("here", form, "steady state", [])
         assert row["targets"][0].startswith("storagebench top-1 accuracy 0.") and "scikit-learn" in row["source"]
-        assert name not in {one["workload"] for one in topics["accelerators"]}
+        assert name not in {one["workload"] for one in accelerators}
     lines = {line.split()[0]: " ".join(line.split()) for line in cli_here("list", "workloads").stdout.splitlines() if line}
     assert lines["digits"] == "digits here png 0.0001774 steady state - handwritten digits of 8 x 8 pixels with labels, to train a small real model"
     assert lines["photographs"].endswith("steady state - windows of two photographs in 12 classes, to train a small real model")
