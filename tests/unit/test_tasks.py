@@ -154,6 +154,11 @@ def test_the_workload_says_what_the_task_is(task: str, sources: Any) -> None:
     assert data.record_length_bytes_stdev == 0 and data.record_length_bytes_resize == 3 * SIDES[task] ** 2
 
 
+def test_the_order_is_the_same_for_ever() -> None:
+    assert taskimages.mixed_order(42, 5) == [2, 1, 4, 3, 0]
+    assert sorted(taskimages.mixed_order(2**62, 1000)) == list(range(1000))
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------------------------------
 
 
