@@ -122,6 +122,18 @@ def test_what_was_probed_here_is_probed_again_there() -> None:
     assert asked.run_words("", 1) == ask().run_words("", 1)
 
 
+def test_a_pipeline_generates_the_held_out_split_where_the_run_looks_for_it() -> None:
+    from types import SimpleNamespace
+
+    from storagebench.export.kfpcompile import defaults
+
+    said = [("run.held_out_dir", "/rest", "--held-out-dir"), ("run.compute_time_s", 0.01, "--compute-time"), ("dataset.num_samples", 100, "--set")]
+    asked = asked_by_options("digits", load_workload("digits", said), RUN_OPTIONS, "/data", {})
+    found = defaults(asked, SimpleNamespace(accelerators_per_host=1))  # type: ignore[arg-type]
+    assert found["generate_options"] == ["--set", "dataset.num_samples=100", "--held-out-dir", "/rest"]
+    assert "--held-out-dir" in found["run_options"]
+
+
 def test_a_workload_of_the_users_own_travels_as_a_file_that_reads_the_same(tmp_path: Path) -> None:
     configured = changed(load_workload("unet3d", [*SAID, ("name", "ours", "ours.yaml:1")]), {"loader.io_depth": 16}, PROBED)
     asked = asked_by_run(saved(configured, {"kind": "posix", "root": "/data/x", "options": {}}), RUN_OPTIONS, None, {})
