@@ -34,7 +34,9 @@ def held_out_url(data_dir: str, held_out_dir: str) -> str:
     """
     if held_out_dir:
         if _bare(held_out_dir) == _bare(data_dir):
-            raise UsageError(f"--held-out-dir {_shown(held_out_dir)} is the place of the training split too", "give a place of its own, or leave it out")
+            raise UsageError(
+                f"--held-out-dir {_shown(held_out_dir)} is the place of the training split too", "give a place of its own, or leave it out"
+            )
         return held_out_dir
     why = _why_no_name(data_dir.removeprefix(_SHAPED))
     if why:

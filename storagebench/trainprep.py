@@ -17,9 +17,9 @@ from storagebench.records import as_plain
 from storagebench.registry import refuse_missing
 from storagebench.request import Request, store_spec
 from storagebench.storage import open_spec
-from storagebench.trainname import METRIC, TrainName, is_training, train_name
 from storagebench.training.heldout import refuse_too_large
 from storagebench.training.models import model_of
+from storagebench.trainname import METRIC, TrainName, is_training, train_name
 from storagebench.workload import Target, Workload, target_of
 
 _IMAGES: Final = ("jpeg", "png")

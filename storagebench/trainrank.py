@@ -71,7 +71,9 @@ def _held_out(planned: Mapping[str, Any], workload: Workload, job: LoadJob, know
     with closing(open_loader(workload.loader.name).open(_whole(job, spec, dataset))) as loader:
         level = loader.effective()["decode"]
         if level != "full":
-            raise UsageError(f"loader {workload.loader.name} decodes to {level} only, and a model is trained on decoded images", "use another --loader")
+            raise UsageError(
+                f"loader {workload.loader.name} decodes to {level} only, and a model is trained on decoded images", "use another --loader"
+            )
         return read_held_out(loader, dataset, known, job.rank, job.world_size)
 
 

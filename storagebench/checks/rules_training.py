@@ -29,7 +29,8 @@ def ranks_diverged(case: Case) -> Iterator[Found]:
     for epoch, found in sorted(weights.items()):
         if len(found) > 1:
             yield Found(
-                f"after epoch {epoch} the ranks have {len(found)} different sets of weights", "this is a defect: do not use its numbers, and report it"
+                f"after epoch {epoch} the ranks have {len(found)} different sets of weights",
+                "this is a defect: do not use its numbers, and report it",
             )
             return
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from storagebench.accelerator import Begun, Wake
 from storagebench.clock import Clock
 from storagebench.protocols import Batch
-from storagebench.trainname import reaches
 from storagebench.training.batches import Batches, normalised
 from storagebench.training.heldout import HeldOut
 from storagebench.training.models import Model, build, num_parameters
 from storagebench.training.schedule import MOMENTUM, WEIGHT_DECAY, learning_rate
+from storagebench.trainname import reaches
 from storagebench.world import World
 
 _EVALUATED_AT_ONCE: Final = 256

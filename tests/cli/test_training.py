@@ -109,7 +109,10 @@ REFUSED = {
     "cuda": (("--accelerator", "train:mlp@cuda"), "needs a CUDA device"),
     "compute time": (("--compute-time", "5ms"), "--compute-time is 0.005 s, and --accelerator train:linear@cpu really computes"),
     "null": (("--loader", "null"), "loader null reads nothing, so there is nothing to train on"),
-    "sharing": (("--num-accelerators", "2", "--accelerators-per-process", "2", "--loader", "direct"), "each rank that trains has a process of its own"),
+    "sharing": (
+        ("--num-accelerators", "2", "--accelerators-per-process", "2", "--loader", "direct"),
+        "each rank that trains has a process of its own",
+    ),
     "sync": (("--num-accelerators", "2", "--sync", "epoch"), "--sync is epoch, and 2 ranks that train one model"),
     "keep": (("--num-accelerators", "2", "--remainder", "keep"), "--remainder is keep, and 2 ranks"),
     "batch": (("--batch-size", "400"), "the dataset has 288 samples, and --batch-size is 400"),

@@ -146,12 +146,12 @@ def test_a_damaged_or_too_large_held_out_split_is_refused(make_digits: Callable[
     index = job.dataset.index.copy()
     index["crc32c"][17] ^= 1
     loader = FilesLoader().open(job)
-    with pytest.raises(DatasetError, match="sample 17 of the held-out split in shards/.* does not have the checksum"):
+    with pytest.raises(DatasetError, match=r"sample 17 of the held-out split in shards/.* does not have the checksum"):
         read_held_out(loader, replace(job.dataset, index=index), np.arange(10), 0, 1)
     loader.close()
     monkeypatch.setattr(heldout, "MOST_BYTES", 1000)
     loader = FilesLoader().open(job)
-    with pytest.raises(UsageError, match="the held-out split has 38.4 kB, and 1.00 kB at most"):
+    with pytest.raises(UsageError, match=r"the held-out split has 38\.4 kB, and 1 kB at most"):
         read_held_out(loader, job.dataset, np.arange(10), 0, 1)
     loader.close()
 
@@ -159,7 +159,9 @@ def test_a_damaged_or_too_large_held_out_split_is_refused(make_digits: Callable[
 # -- training ---------------------------------------------------------------------------------------------------------------------------------------------
 
 
-def train(path: str, model: str = "linear", epochs: int = 3, seed: int = 1, rate: float = 0.01, target: float | None = None, **fields: Any) -> Records:
+def train(
+    path: str, model: str = "linear", epochs: int = 3, seed: int = 1, rate: float = 0.01, target: float | None = None, **fields: Any
+) -> Records:
     """A training without the engine: the batches of the loader in order, no clock but the real one."""
     job = job_of(path, shuffle=True, seed=seed, batch_size=32, keep_remainder=False)
     labels, trace = job.dataset.index["label"], Records()
@@ -191,9 +193,9 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(make_digits: Callable[
 
 
 def test_it_learns_and_stops_at_the_target(make_digits: Callable[..., str]) -> None:
-    trace = train(make_digits(), "linear", 20, target=0.8)
+    trace = train(make_digits(), "linear", 20, target=0.9)
     rows = trace.of_kind("eval")
-    assert rows[-1]["reached"] and rows[-1]["accuracy"] >= 0.8 and len(rows) < 20
+    assert rows[-1]["reached"] and rows[-1]["accuracy"] >= 0.9 and 1 < len(rows) < 20
     assert not any(row["reached"] for row in rows[:-1])
     assert trace.of_kind("trained")[-1]["loss"] < trace.of_kind("trained")[0]["loss"]
     (model,) = trace.of_kind("model")

@@ -30,8 +30,8 @@ from storagebench.report.tabular import as_csv
 from storagebench.report.text import one_run, run_table
 from storagebench.sampling import EpochPlan
 from storagebench.traces import TraceFiles, read_trace
-from storagebench.trainname import reaches, train_name
 from storagebench.training.schedule import learning_rate
+from storagebench.trainname import reaches, train_name
 from storagebench.workload import target_of
 from storagebench.world import SingleWorld
 
@@ -138,7 +138,7 @@ def trained(tmp_path: Path, accuracies: list[float], fetch_ms: int = 1, run_id: 
     run = {
         "schema_version": 3, "run_id": run_id, "command_start_ns": 0, "accelerator": "train:resnet8@cpu", "config": workload.model_dump(mode="json"),
         "store": {"kind": "posix", "root": "/d", "options": {}}, "plan": {"world_size": 1, "prefetch_batches": 2, "compute_time_s": 0.0, "workers_per_rank": 0},
-        "dataset": {"digest": "d", "format": "png", "num_samples": 32, "record_bytes": 3200, "stored_bytes": 3200},
+        "dataset": {"digest": "d", "format": "png", "num_samples": 32, "record_bytes": 3200, "stored_bytes": 3200, "payload": "png", "options": {}, "origin": {}},
         "launcher": "", "hosts": [{"host": "h", "usable_cores": 2, "memory_bytes": 2**34, "versions": {}}], "members": members,
         "training": {"model": "resnet8", "device": "cpu", "metric": "top-1 accuracy", "target": target, "target_source": "test", "target_date": "2026-11-27"},
     }  # fmt: skip
@@ -148,7 +148,6 @@ def trained(tmp_path: Path, accuracies: list[float], fetch_ms: int = 1, run_id: 
     writer.write({"kind": "header", "member": 0, "host": "h", "boot_id": "b"})
     writer.write({"kind": "end", "exit_code": 0, "failed_rank": None, "failed_host": None, "failure": None})
     writer.close()
-
 
     return judge_records(run, Ranks(run, TraceFiles([path])), read_host_files(folder))
 
@@ -199,7 +198,7 @@ def test_a_fed_training_is_the_accelerators_and_a_starved_one_is_not(fetch_ms: i
 def test_words_of_a_training(tmp_path: Path) -> None:
     summary = trained(tmp_path, [0.5, 0.9504], target=0.95)
     page = one_run(summary)
-    assert page.startswith("TARGET REACHED: direct on png over posix trained resnet8 on cpu to top-1 accuracy 0.9504 (target 0.95) in 2 epochs:")
+    assert " ".join(page.split()).startswith("TARGET REACHED: direct on png over posix trained resnet8 on cpu to top-1 accuracy 0.9504 (target 0.95) in 2 epochs:")
     assert "resnet8, 1234 parameters, seed 1" in page
     assert "0.500 0.950" in page
     table = run_table([summary, trained(tmp_path, [0.1], target=0.95, run_id="miss")], width=300)
