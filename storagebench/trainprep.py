@@ -36,7 +36,7 @@ def training_asked(request: Request, dataset: Dataset, world_size: int) -> dict[
     if not is_training(workload.run.accelerator):
         return None
     name = train_name(workload.run.accelerator)
-    model_of(name.model)
+    model = model_of(name.model)
     refuse_missing(f"--accelerator {name}", ("torch", "PIL"), "train")
     _refuse_settings(workload, world_size)
     _refuse_data(dataset, workload)
@@ -46,6 +46,7 @@ def training_asked(request: Request, dataset: Dataset, world_size: int) -> dict[
     return {
         "accelerator": str(TrainName(name.model, device)),
         "model": name.model,
+        "learning_rate": workload.train.learning_rate or model.rate,
         "device": device,
         "metric": METRIC,
         "target": None if target is None else target.value,

@@ -43,7 +43,7 @@ def open_trainer(run: Mapping[str, Any], workload: Workload, job: LoadJob, world
         model=model_of(asked["model"]),
         device=_device(asked["device"], world.place),
         seed=workload.run.seed,
-        learning_rate=workload.train.learning_rate,
+        learning_rate=asked["learning_rate"],
         epochs=workload.train.epochs,
         batch_size=workload.train.batch_size,
         classes=classes_of(labels, known),

@@ -115,8 +115,12 @@ class TrainSpec(_Frozen):
     target_quality: float | None = _option(
         None, "--target-quality", "accuracy that ends a training, a share 0 to 1, instead of the edition's target", ge=0.0, le=1.0
     )
-    learning_rate: float = _option(
-        0.1, "--learning-rate", "of --accelerator train:MODEL, divided by 10 at half and at three quarters of the epochs", gt=0.0, le=100.0
+    learning_rate: float | None = _option(
+        None,
+        "--learning-rate",
+        "of --accelerator train:MODEL, divided by 10 at half and at three quarters of the epochs; not given: that of the model",
+        gt=0.0,
+        le=100.0,
     )
 
     @field_validator("compute_time_s")

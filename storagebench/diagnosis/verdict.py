@@ -12,7 +12,7 @@ from typing import Any, Final
 
 # Rates within 2 % of the accelerators' own: nothing stands in the way.
 BUSY: Final = 0.98
-# Of a real training the hand-over of each batch (into tensors, onto the device) is waiting too, which no storage and no loader saves: here 1 to 3 % of steps of 10 ms.
+# Of a real training the hand-over of each batch (into tensors, onto the device) is waiting too, which neither storage nor loader can save.
 TRAINING_BUSY: Final = 0.95
 # Achieved over a limit, from where on that limit is what is in the way.
 AT_LIMIT: Final = 0.8

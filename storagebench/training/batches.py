@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from storagebench.protocols import Batch
 _MIDDLE, _SCALE = 127.5, 63.75
 Shape = tuple[int, int, int]
 CHANNELS: Final = 3
+_BLOCK_DIMENSIONS: Final = 4
 
 
 def classes_of(labels: NDArray[np.int32], known: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -22,11 +24,24 @@ def classes_of(labels: NDArray[np.int32], known: NDArray[np.int32]) -> NDArray[n
     return np.asarray(np.searchsorted(known, labels), np.int64)
 
 
-def images(batch: Batch) -> list[NDArray[np.uint8]]:
-    """The decoded images of a batch (uint8[height, width, 3]), one by one. Raises RankError where the loader handed over none."""
+def blocks(batch: Batch) -> Iterator[NDArray[np.uint8]]:
+    """The decoded images of a batch in order, as they lie in memory: uint8[n, height, width, 3] where several lie together, or single ones. Raises RankError
+    where the loader handed over none."""
     if batch.data is None:
         raise RankError("the loader handed over no data to train on", "use a loader that reads, with --decode full")
-    return [sample if isinstance(sample, np.ndarray) else sample.numpy() for sample in chain.from_iterable(batch.data)]
+    for part in batch.data:
+        stacked = getattr(part, "stacked", None)  # pieces out of worker processes lie in one memory (`loaders.packed`)
+        whole = stacked() if stacked is not None else None
+        if whole is not None:
+            yield whole.numpy()
+            continue
+        for sample in part:
+            yield sample if isinstance(sample, np.ndarray) else sample.numpy()
+
+
+def images(batch: Batch) -> list[NDArray[np.uint8]]:
+    """The decoded images of a batch (uint8[height, width, 3]), one by one."""
+    return list(chain.from_iterable(block if block.ndim == _BLOCK_DIMENSIONS else (block,) for block in blocks(batch)))
 
 
 def check_shape(image: NDArray[np.uint8], shape: tuple[int, ...], sample: int) -> None:
@@ -55,14 +70,20 @@ class Batches:
 
     def take(self, batch: Batch) -> tuple[Any, Any]:
         """(uint8[n, height, width, 3], int64[n]) on the device. On the CPU the pixels lie in memory that the next batch takes."""
-        found = images(batch)
-        for image, sample in zip(found, batch.sample_ids.tolist(), strict=True):
-            if image.shape != self._shape:
-                check_shape(image, self._shape, sample)
-        host = self._host_array[: len(found)]
-        np.stack(found, out=host)
+        host, count, position = self._host_array, batch.num_samples, 0
+        for block in blocks(batch):
+            several = block.ndim == _BLOCK_DIMENSIONS
+            if (block.shape[1:] if several else block.shape) != self._shape:
+                check_shape(block[0] if several else block, self._shape, int(batch.sample_ids[position]))
+            end = position + (len(block) if several else 1)
+            host[position:end] = block
+            position = end
+        if position != count:
+            raise RankError(
+                f"the loader gave {position} images for {count} samples", "this is a defect of the loader: run it with --debug and report it"
+            )
         classes = self._classes[self._torch.from_numpy(batch.sample_ids)]
-        return self._host[: len(found)].to(self._device, non_blocking=True), classes.to(self._device, non_blocking=True)
+        return self._host[:count].to(self._device, non_blocking=True), classes.to(self._device, non_blocking=True)
 
 
 def normalised(torch: Any, pixels: Any) -> Any:

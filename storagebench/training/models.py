@@ -16,18 +16,20 @@ Kind = Literal["linear", "mlp", "plain", "resnet"]
 
 
 class Model(NamedTuple):
-    """`layers` with weights; of the convolutional ones 6n + 2."""
+    """`layers` with weights; of the convolutional ones 6n + 2. `rate` is the learning rate where none is given: of the convolutional ones that of He et al.,
+    whose batch normalisation bears it; the others diverge with it (tried on digits)."""
 
     name: str
     kind: Kind
     layers: int
+    rate: float = 0.1
 
 
 MODELS: Final[Mapping[str, Model]] = {
     model.name: model
     for model in (
-        Model("linear", "linear", 1),
-        Model("mlp", "mlp", 3),
+        Model("linear", "linear", 1, 0.01),
+        Model("mlp", "mlp", 3, 0.01),
         *(Model(f"plain{layers}", "plain", layers) for layers in (8, 14, 20)),
         *(Model(f"resnet{layers}", "resnet", layers) for layers in (8, 14, 20, 32, 56)),
     )

@@ -1,7 +1,7 @@
 """How the weights are changed: stochastic gradient descent with momentum and a fixed schedule, that of He et al. 2015 (arXiv 1512.03385, section 4.2).
 
 Momentum 0.9, weight decay 0.0001, and a learning rate that is divided by 10 at half and again at three quarters of the planned epochs (there 32k and 48k of
-64k steps). The rate itself is `train.learning_rate`. Nothing else is tuned, and nothing is drawn at random: no augmentation, no dropout.
+64k steps). The rate itself is `train.learning_rate`, else that of the model's row in `models`. Nothing else is tuned, and nothing is drawn at random: no augmentation, no dropout.
 """
 
 from __future__ import annotations

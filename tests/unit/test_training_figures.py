@@ -122,7 +122,7 @@ class NoCache:
 
 def trained(tmp_path: Path, accuracies: list[float], fetch_ms: int = 1, run_id: str = "r", seed: int = 1, **fields: Any) -> dict[str, Any]:
     """The summary of a training on the fake clock, through the real engine, trace and judge."""
-    target = fields.pop("target", None)
+    target, raw = fields.pop("target", None), fields.pop("raw_bytes_per_s", None)
     clock = FakeClock()
     path = tmp_path / f"{run_id}.jsonl"
     trace = TraceWriter(path)
@@ -146,6 +146,8 @@ def trained(tmp_path: Path, accuracies: list[float], fetch_ms: int = 1, run_id: 
     end = host_trace_path(folder, 0)
     writer = TraceWriter(end)
     writer.write({"kind": "header", "member": 0, "host": "h", "boot_id": "b"})
+    if raw is not None:
+        writer.write({"kind": "headroom", "bytes_per_s": raw})
     writer.write({"kind": "end", "exit_code": 0, "failed_rank": None, "failed_host": None, "failure": None})
     writer.close()
 
@@ -189,16 +191,20 @@ def test_a_loss_that_is_no_number_is_an_error(tmp_path: Path) -> None:
     assert summary["exit_code"] == 6
 
 
-@pytest.mark.parametrize(("fetch_ms", "bottleneck"), [(0, "accelerator"), (30, None)])
-def test_a_fed_training_is_the_accelerators_and_a_starved_one_is_not(fetch_ms: int, bottleneck: str | None, tmp_path: Path) -> None:
-    summary = trained(tmp_path, [0.5, 0.6], fetch_ms=fetch_ms)
-    assert (summary["bottleneck"] == "accelerator") == (bottleneck == "accelerator")
+@pytest.mark.parametrize(
+    ("fetch_ms", "raw_bytes_per_s", "bottleneck"), [(0, None, "accelerator"), (30, 21_000.0, "storage"), (30, 2e6, "loader"), (30, None, None)]
+)
+def test_what_stands_in_a_trainings_way(fetch_ms: int, raw_bytes_per_s: float | None, bottleneck: str | None, tmp_path: Path) -> None:
+    """8 samples of 100 bytes in 40 ms are 20 kB/s."""
+    assert trained(tmp_path, [0.5, 0.6], fetch_ms=fetch_ms, raw_bytes_per_s=raw_bytes_per_s)["bottleneck"] == bottleneck
 
 
 def test_words_of_a_training(tmp_path: Path) -> None:
     summary = trained(tmp_path, [0.5, 0.9504], target=0.95)
     page = one_run(summary)
-    assert " ".join(page.split()).startswith("TARGET REACHED: direct on png over posix trained resnet8 on cpu to top-1 accuracy 0.9504 (target 0.95) in 2 epochs:")
+    assert " ".join(page.split()).startswith(
+        "TARGET REACHED: direct on png over posix trained resnet8 on cpu to top-1 accuracy 0.9504 (target 0.95) in 2 epochs:"
+    )
     assert "resnet8, 1234 parameters, seed 1" in page
     assert "0.500 0.950" in page
     table = run_table([summary, trained(tmp_path, [0.1], target=0.95, run_id="miss")], width=300)
