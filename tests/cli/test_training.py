@@ -24,6 +24,7 @@ KEYS = {
     "model", "device", "parameters", "seed", "metric", "target", "target_source", "target_date", "reached", "epochs_run", "epochs_to_target", "tta_s", "start_s",
     "train_s", "eval_s", "stall_s", "stall_share", "step_compute_s", "final_accuracy", "best_accuracy", "curve",
 }  # fmt: skip
+TO_TARGET = ("--epochs", "20", "--target-quality", "0.8", "--verify", "full")
 POINT = {"epoch", "time_s", "accuracy", "loss", "train_s", "eval_s", "stall_s"}
 
 
@@ -44,12 +45,10 @@ def agrees(*run_dirs: Path) -> None:
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-2000:]
 
 
-def test_to_the_target_and_the_same_again(cli: Any, make_digits: Callable[..., str], tmp_path: Path) -> None:
-    more = ("--epochs", "20", "--target-quality", "0.8", "--verify", "full")
-    for place in ("a", "b"):
-        result = cli(*arguments(make_digits(), tmp_path / place, *more))
-        assert result.returncode == 0, result.stderr
-    summary, again = summary_of(tmp_path / "a"), summary_of(tmp_path / "b")
+def test_to_the_target(cli: Any, make_digits: Callable[..., str], tmp_path: Path) -> None:
+    result = cli(*arguments(make_digits(), tmp_path / "a", *TO_TARGET))
+    assert result.returncode == 0, result.stderr
+    summary = summary_of(tmp_path / "a")
     t = summary["training"]
     assert set(t) == KEYS and all(set(point) == POINT for point in t["curve"])
     assert (t["model"], t["device"], t["parameters"], t["seed"], t["metric"]) == ("linear", "cpu", 1930, 1, "top-1 accuracy")
@@ -59,12 +58,29 @@ def test_to_the_target_and_the_same_again(cli: Any, make_digits: Callable[..., s
     assert t["tta_s"] == pytest.approx(t["start_s"] + t["train_s"] + t["eval_s"]) == pytest.approx(t["curve"][-1]["time_s"])
     assert (summary["accelerator"], summary["au_nominal"], summary["valid"]) == ("train:linear@cpu", None, True)
     assert 0 < summary["au_measured"] < 1
-    same = [[(point["accuracy"], point["loss"]) for point in one["training"]["curve"]] for one in (summary, again)]
-    assert same[0] == same[1]
     assert "TARGET REACHED" in result.stdout and "of each epoch" in result.stdout
     run = json.loads((tmp_path / "a" / "r" / "run.json").read_text())
     assert run["training"]["held_out"]["num_samples"] == 200
-    agrees(tmp_path / "a" / "r", tmp_path / "b" / "r")
+    agrees(tmp_path / "a" / "r")
+
+
+@pytest.mark.catalogue
+def test_loaders_of_one_order_train_the_same_model_to_the_bit(cli: Any, make_digits: Callable[..., str], tmp_path: Path) -> None:
+    for place, loader in (("a", "direct"), ("b", "direct"), ("c", "files")):
+        result = cli(*arguments(make_digits(), tmp_path / place, *TO_TARGET, "--loader", loader, "--num-workers", "2", model="resnet8@cpu"))
+        assert result.returncode == 0, result.stderr
+    found = [read_trace(rank_trace_path(tmp_path / place / "r", 0)).of_kind("eval") for place in "abc"]
+    same = [[(row["accuracy"], row["weights_crc32c"]) for row in rows] for rows in found]
+    assert same[0] == same[1] == same[2]
+    agrees(*(tmp_path / place / "r" for place in "abc"))
+
+
+@pytest.mark.catalogue
+@pytest.mark.parametrize(("loader", "form"), [("parquet", "parquet"), ("webdataset", "webdataset"), ("direct", "parquet")])
+def test_other_formats_train_too(loader: str, form: str, cli: Any, make_digits: Callable[..., str], tmp_path: Path) -> None:
+    result = cli(*arguments(make_digits(form), tmp_path, *TO_TARGET, "--loader", loader))
+    assert result.returncode == 0, result.stderr
+    assert summary_of(tmp_path)["training"]["reached"] is True
 
 
 def test_two_ranks_train_the_model_that_one_rank_trains_on_the_global_batch(cli: Any, make_digits: Callable[..., str], tmp_path: Path) -> None:
@@ -82,6 +98,7 @@ def test_two_ranks_train_the_model_that_one_rank_trains_on_the_global_batch(cli:
     agrees(tmp_path / "1" / "r", tmp_path / "2" / "r")
 
 
+@pytest.mark.catalogue
 def test_a_missed_target_is_a_result_and_a_diverged_training_is_none(cli: Any, make_digits: Callable[..., str], tmp_path: Path) -> None:
     missed = cli(*arguments(make_digits(), tmp_path / "a", "--epochs", "1", "--target-quality", "1", "--remainder", "keep"))
     assert missed.returncode == 0, missed.stderr
@@ -93,6 +110,7 @@ def test_a_missed_target_is_a_result_and_a_diverged_training_is_none(cli: Any, m
     agrees(tmp_path / "a" / "r", tmp_path / "b" / "r")
 
 
+@pytest.mark.catalogue
 def test_repeats_take_one_seed_each(cli: Any, make_digits: Callable[..., str], tmp_path: Path) -> None:
     result = cli(*arguments(make_digits(), tmp_path, "--epochs", "10", "--target-quality", "0.7", "--seed", "5", "--repeat", "2"))
     assert result.returncode == 0, result.stderr

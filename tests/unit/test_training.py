@@ -25,6 +25,12 @@ from storagebench.training.trainer import TorchTrainer, TrainJob
 from storagebench.world import SingleWorld
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Many threads for so little work cost more than they bring, on a busy machine seconds."""
+    torch.set_num_threads(1)
+
+
 class Records:
     """A trace that keeps what is written."""
 
@@ -189,6 +195,11 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(make_digits: Callable[
     first, again, other = (train(make_digits(), "resnet8", 2, seed, 0.1).of_kind("eval") for seed in (3, 3, 4))
     assert [(row["correct"], row["weights_crc32c"]) for row in first] == [(row["correct"], row["weights_crc32c"]) for row in again]
     assert first[-1]["weights_crc32c"] != other[-1]["weights_crc32c"]
+
+
+def test_a_trainer_takes_one_thread(make_digits: Callable[..., str]) -> None:
+    torch.set_num_threads(2)
+    train(make_digits(), "linear", 1)
     assert torch.get_num_threads() == 1
 
 
@@ -210,7 +221,7 @@ def test_wrong_labels_teach_nothing(make_digits: Callable[..., str]) -> None:
 
 
 def test_a_diverged_training_stops_and_says_so(make_digits: Callable[..., str]) -> None:
-    trace = train(make_digits(), "mlp", 3, rate=100.0)
+    trace = train(make_digits(), "mlp", 3, rate=1e4)
     assert trace.of_kind("trained")[-1]["loss"] is None
     assert len(trace.of_kind("eval")) < 3
 
