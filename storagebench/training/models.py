@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from storagebench.errors import UsageError, did_you_mean
+from storagebench.trainname import is_training, train_name
 
 LEAST_PIXELS: Final = 8
 Kind = Literal["linear", "mlp", "plain", "resnet"]
@@ -41,6 +42,12 @@ def model_of(name: str) -> Model:
     if name in MODELS:
         return MODELS[name]
     raise UsageError(f"unknown model {name!r} to train; known: {', '.join(MODELS)}", did_you_mean(name, list(MODELS)))
+
+
+def refuse_unknown_model(accelerator: str) -> None:
+    """Raises UsageError where `--accelerator` is a training whose name or model is wrong."""
+    if is_training(accelerator):
+        model_of(train_name(accelerator).model)
 
 
 def build(model: Model, num_classes: int, height: int, width: int) -> Any:

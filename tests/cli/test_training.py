@@ -161,6 +161,13 @@ def test_other_data_is_refused(cli_here: Any, make_dataset: Any, make_digits: Ca
     assert (other.returncode, "has bytes records in npz, and the dataset png in png" in other.stderr) == (2, True)
 
 
+def test_plan_knows_the_models(cli_here: Any) -> None:
+    planned = cli_here("plan", "quick", "--accelerator", "train:resnet8@cpu")
+    assert (planned.returncode, "1, train:resnet8@cpu, whose compute is measured" in planned.stdout) == (0, True)
+    wrong = cli_here("plan", "quick", "--accelerator", "train:resnet9@cpu")
+    assert (wrong.returncode, "unknown model 'resnet9' to train" in wrong.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("verb", ["search", "diagnose"])
 def test_verbs_that_go_by_nominal_compute_refuse(verb: str, cli_here: Any, make_digits: Callable[..., str]) -> None:
     result = cli_here(verb, "quick", "--data-dir", make_digits(), "--accelerator", "train:linear@cpu")
