@@ -61,6 +61,8 @@ class TorchTrainer:
         self.handoff_ns = 0
         self._torch, self._job, self._world, self._clock, self._trace = torch, job, world, clock, trace
         self._device = torch.device(job.device)
+        if self._device.type != "cpu":
+            torch.cuda.set_device(self._device)  # what this process pins and allocates belongs there, too
         height, width, _ = held_out.shape
         self._net = build(job.model, job.num_classes, height, width).to(self._device)
         self._trained = self._over_ranks()
