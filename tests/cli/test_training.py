@@ -174,6 +174,7 @@ def test_verbs_that_go_by_nominal_compute_refuse(verb: str, cli_here: Any, make_
     assert (result.returncode, f"error: {verb} " in result.stderr, "train:linear@cpu" in result.stderr) == (2, True, True), result.stderr
 
 
+@pytest.mark.catalogue
 def test_a_killed_rank_leaves_a_partial_curve(cli: Any, make_digits: Callable[..., str], tmp_path: Path) -> None:
     command = arguments(make_digits(), tmp_path, "--epochs", "2000", "--num-accelerators", "2", "--batch-size", "16")
     process = subprocess.Popen([sys.executable, "-P", "-m", "storagebench", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

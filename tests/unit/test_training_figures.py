@@ -122,7 +122,7 @@ class NoCache:
 
 def trained(tmp_path: Path, accuracies: list[float], fetch_ms: int = 1, run_id: str = "r", seed: int = 1, **fields: Any) -> dict[str, Any]:
     """The summary of a training on the fake clock, through the real engine, trace and judge."""
-    target, raw = fields.pop("target", None), fields.pop("raw_bytes_per_s", None)
+    target, raw, max_steps = (fields.pop(name, None) for name in ("target", "raw_bytes_per_s", "max_steps"))
     clock = FakeClock()
     path = tmp_path / f"{run_id}.jsonl"
     trace = TraceWriter(path)
@@ -130,7 +130,7 @@ def trained(tmp_path: Path, accuracies: list[float], fetch_ms: int = 1, run_id: 
     trace.write({"kind": "model", "parameters": 1234, "device_name": None})
     trace.write({"kind": "opened", "open_begin_ns": 0, "open_end_ns": 7 * MS, "effective": {"decode": "full"}})
     trainer = FakeTrainer(clock, trace, accuracies, target, **fields)
-    job = EngineJob(len(accuracies), 8, 0, 1, "step", None, None, 0, np.zeros(32, np.uint32), lambda _: "s")
+    job = EngineJob(len(accuracies), 8, 0, 1, "step", max_steps, None, 0, np.zeros(32, np.uint32), lambda _: "s")
     Engine(job, SingleWorld(), clock, trace, NoCache(clock), trainer, None, trainer).run(FakeLoader(clock, fetch_ms), None)
     trace.close()
     workload = load_workload("quick", [("run.accelerator", "train:resnet8@cpu", "t"), ("train.batch_size", 8, "t"), ("run.seed", seed, "t")]).workload
@@ -181,6 +181,13 @@ def test_the_first_crossing_counts_and_a_miss_is_a_result(tmp_path: Path) -> Non
     assert (down["valid"], down["exit_code"]) == (True, 0)
     free = trained(tmp_path, [0.9, 0.4], run_id="free")["training"]
     assert (free["reached"], free["final_accuracy"], free["best_accuracy"], free["epochs_run"]) == (None, 0.4, 0.9, 2)
+
+
+def test_an_epoch_that_is_cut_has_no_accuracy(tmp_path: Path) -> None:
+    cut = trained(tmp_path, [0.5, 0.99], target=0.95, max_steps=6)
+    t = cut["training"]
+    assert (t["epochs_run"], t["reached"], t["best_accuracy"]) == (1, False, 0.5)
+    assert (t["train_s"], cut["measured_steps"]) == (pytest.approx(0.044), 5)
 
 
 def test_a_loss_that_is_no_number_is_an_error(tmp_path: Path) -> None:
