@@ -5,7 +5,9 @@ reaches the kernel by one write() before the next step, so a SIGKILL loses at mo
 
 Schema 3. A step is an array, the values of `STEP_COLUMNS` in order: a third of the bytes of an object, and a tenth of the time to make and to read.
 The columns are named in each file, by a record of kind `columns` before the first step. Every other record is an object with a `kind`: header,
-dataset (as the rank read it), opened (the loader), cache, epoch_start, epoch_end, error, footer; in host files, one for each member (`members`): header
+dataset (as the rank read it), opened (the loader), cache, epoch_start, epoch_end, error, footer, and of a real training model (what is trained, where),
+trained (an epoch's samples and mean loss, null where it is no finite number) and eval (the accuracy after an epoch on all ranks' shares of the held-out
+split, and a checksum of the weights); in host files, one for each member (`members`): header
 (with `member` and the label of its `host`), host (a sample each second), ceiling (the storage probed raw), headroom (the storage asked for more than the
 run did), written (what writers wrote was deleted), clock (`wall_offset_s` of this member's wall clock to member 0's, `uncertainty_s` half the round trip),
 lost (in member 0's: `member`, its `host` and `ranks`, `why`), end (member 0's counts for the run; it may have `failed_host`); in files of

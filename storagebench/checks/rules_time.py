@@ -94,6 +94,7 @@ def host_limited(case: Case) -> Iterator[Found]:
     delayed, delay_s = _most_delayed(case)
     crowded_host, others, cores = _most_crowded(case)
     crowded = others >= OTHERS_AT_LEAST * cores
+    who = "emulated accelerators" if case.summary["training"] is None else "ranks that train"
     hint = "use fewer accelerators on this host, or stop what else runs on it"
     if window_s and delay_s > HOST_DELAY_AT_MOST * window_s:
         yield Found(
@@ -101,7 +102,7 @@ def host_limited(case: Case) -> Iterator[Found]:
         )
     elif waited is not None and waited > (HOST_DELAY_AT_MOST if crowded else RUN_DELAY_ALONE):
         yield Found(
-            f"for {waited:.1%} of the time the emulated accelerators were ready to run and {crowded_host} had no core; others used {others:.1f} of its cores",
+            f"for {waited:.1%} of the time the {who} were ready to run and {crowded_host} had no core; others used {others:.1f} of its cores",
             hint,
         )
     elif others >= OTHERS_MOST * cores:

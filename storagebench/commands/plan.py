@@ -36,6 +36,7 @@ def command(
     from storagebench.errors import UsageError
     from storagebench.plan import make_plan
     from storagebench.report.plan import plan_text
+    from storagebench.training.models import refuse_unknown_model
 
     chosen = configured(workload, with_payload(values), settings, scale)
     if rules_name is not None:
@@ -43,6 +44,7 @@ def command(
         return
     if host_memory is not None or num_hosts is not None:
         raise UsageError("--host-memory and --num-hosts say what rules are judged by, and there is no --rules", "give --rules, or leave them out")
+    refuse_unknown_model(chosen.workload.run.accelerator)
     plan = make_plan(chosen.workload, chosen.workload.run.num_accelerators)
     if as_json:
         click.echo(json.dumps({"plan": asdict(plan), "config": chosen.workload.model_dump(), "provenance": dict(chosen.provenance)}, indent=1))

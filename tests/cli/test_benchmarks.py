@@ -74,6 +74,38 @@ def test_catalogue() -> None:
     assert all(line.endswith(" ok") for line in lines[1:-1]) and lines[-1].endswith(", 0 of their runs wrong")
 
 
+def test_train_loaders(tmp_path: Path) -> None:
+    out = smoke("train_loaders.py", "--folder", str(tmp_path))
+    assert [line.split()[0] for line in out.splitlines()[1:3]] == ["direct", "files"]
+    assert out.endswith("each training reached its target in time, and equal orders of the samples gave equal accuracies\n")
+
+
+def test_what_train_loaders_judges() -> None:
+    sys.path.insert(0, str(FOLDER))
+    try:
+        from train_loaders import Trained, compared, problems
+    finally:
+        sys.path.remove(str(FOLDER))
+
+    def run(loader: str, seed: int, *accuracies: float, reached: bool = True, wall_s: float = 60.0) -> Trained:
+        return Trained(loader, seed, accuracies, reached, 1.0, 0.1, wall_s)
+
+    good = [run(loader, seed, 0.9 + 0.01 * seed, 0.97) for seed in (1, 2, 3) for loader in ("files", "direct")]
+    good += [run(loader, seed, 0.9 + 0.01 * seed + more, 0.97) for seed in (1, 2, 3) for loader, more in (("parquet", 0.003), ("webdataset", -0.004))]
+    assert problems(good, compared(good)[1]) == []
+    wrong = [run(each.loader, each.seed, 0.1, 0.1, reached=False) if each.loader == "parquet" else each for each in good]
+    assert sum("was not reached" in text for text in problems(wrong, compared(wrong)[1])) == 3
+    assert "differ by more than their seeds' spread" in problems(wrong, compared(wrong)[1])[-1]
+    unequal = [*good[:-1], run("s3", 3, 0.93, 0.971), run("s3", 1, 0.91, 0.97)]
+    assert [text[:17] for text in problems(unequal, None)] == ["seed 3: s3 came to"[:17]]
+    assert problems([run("direct", 1, 0.97, wall_s=181.0)], None) == ["direct, seed 1: 181 s, over 180 s"]
+
+
+def test_train_cuda() -> None:
+    (row,) = json.loads(smoke("train_cuda.py"))
+    assert (row["exit_code"], row["training"]["model"], row["training"]["epochs_run"]) == (0, "linear", 2)
+
+
 # What DLIO 2.0.0 writes and where, without its 2.5 GB of libraries: the real one is asked by hand. It reads the files that it is told to.
 _DLIO = """\
 #!{python}

@@ -288,6 +288,7 @@ DESIGN_KEYS = [
     "peak_rss_bytes",
     "copy_s",
     "devices",
+    "training",
     "ceiling_bytes_per_s",
     "fraction_of_ceiling",
     "bottleneck",
@@ -317,6 +318,7 @@ def test_the_null_loader_shows_the_harness_and_the_summary_has_every_key(
         assert 0.2 < summary["au_null"] <= 1.0
         assert "of the null loader" in result.stdout
         assert summary["storage_bytes"] == 0
+        assert summary["training"] is None
 
 
 def test_import_of_a_folder(cli: Any, tmp_path: Path) -> None:

@@ -283,6 +283,25 @@ def written_by(*endings: tuple[str, ...], rate: int = 0, removed: str | None = "
     return spoil
 
 
+def trained(target: float | None = 0.9, samples: int = 500, loss: float | None = 0.1, weights: tuple[int, int] = (7, 7)) -> Callable[[Draft], None]:
+    """The run was a training that came to 0.95 after its first epoch."""
+
+    def spoil(draft: Draft) -> None:
+        config(draft, "run", accelerator="train:resnet8@cpu")
+        draft.run["training"] = {
+            "model": "resnet8", "device": "cpu", "metric": "top-1 accuracy", "target": target, "target_source": "test", "target_date": None,
+        }  # fmt: skip
+        for rank, trace in enumerate(draft.ranks):
+            end = max(record["end_ns"] for record in trace.of_kind("epoch_end") if record["epoch"] == 0)
+            stamps = {"epoch": 0, "start_ns": end, "end_ns": end + MS}
+            reached = target is not None and target <= 0.95
+            judged = {"kind": "eval", **stamps, "samples": samples, "correct": round(0.95 * samples), "accuracy": 0.95, "reached": reached}
+            more = ({"kind": "trained", **stamps, "samples": 100, "loss": loss}, {**judged, "weights_crc32c": weights[rank]})
+            draft.ranks[rank] = trace._replace(others=(*trace.others[:-1], *more, trace.others[-1]))
+
+    return spoil
+
+
 TRIPS = (
     Trip("PARTIAL_RUN", "the command failed after its ranks", ended_with_failure),
     Trip("PARTIAL_RANKS", "a rank died", killed_rank),
@@ -366,6 +385,10 @@ TRIPS = (
     Trip("WRITE_RATE", "they wrote for five seconds only", written_by(("end",), ("end",), rate=4000)),
     Trip("WRITTEN_LEFT", "nobody deleted it", written_by(("end",), ("end",), removed=None)),
     Trip("WRITTEN_LEFT", "the storage refused", written_by(("end",), ("end",), removed="permission denied")),
+    Trip("TARGET_NOT_REACHED", "a target above the best", trained(0.96)),
+    Trip("HELD_OUT_SMALL", "40 samples", trained(samples=40)),
+    Trip("LOSS_NOT_FINITE", "it diverged", trained(loss=None)),
+    Trip("RANKS_DIVERGED", "other weights", trained(weights=(7, 8))),
 )
 
 
@@ -418,6 +441,11 @@ def always_passes(case: Case) -> Iterator[Any]:
 
 def test_the_golden_runs_have_no_findings(bases: dict[str, Draft]) -> None:
     assert find(bases["long"].case()) == find(bases["hosts"].case()) == []
+
+
+def test_a_good_training_has_no_findings(bases: dict[str, Draft]) -> None:
+    for target in (0.95, None):
+        assert codes(tripped(bases, Trip("", "", trained(target)))) == set()
 
 
 def test_every_code_has_one_row_and_a_run_that_trips_it() -> None:
