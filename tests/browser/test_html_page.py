@@ -12,6 +12,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import psutil
 import pytest
 import websocket
 
+from storagebench.experiments.searchresult import Work
 from storagebench.report.html import as_html
+from storagebench.report.scaling import HourPrice
 
 pytestmark = pytest.mark.chromium
 _FLAGS = (
@@ -219,6 +222,34 @@ def test_a_search_is_drawn_and_its_names_stay_text(page: Page, search_make: Any,
     assert page.evaluate(f"document.querySelector('.verdicts').textContent.includes({json.dumps(evil)})")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
     _screenshot(page, tmp_path / "search.png")
+    _assert_quiet(page)
+
+
+def test_the_cost_of_a_search_is_drawn(page: Page, search_make: Any, tmp_path: Path) -> None:
+    """Two panels on one axis, then the worth of more bandwidth."""
+    found = replace(search_make("a reason"), work=Work("h100", 5000, 1000.0, "v1: accuracy 0.9", (4, 6)))
+    path = tmp_path / "report.html"
+    path.write_text(as_html([], searches=[found], prices={"h100": HourPrice(3.6, "USD", "made up", "2026-11-27")}))
+    _open(page, path)
+    for name in ("search-cost-0", "search-worth-0"):
+        _assert_drawn(page, name)
+    assert page.evaluate("document.querySelectorAll('#search-cost-0 .cartesianlayer .subplot').length") == 2
+    assert page.evaluate("document.querySelectorAll('#search-cost-0 .errorbars path').length") > 0, "the range of the epochs is not drawn"
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
+    _screenshot(page, tmp_path / "cost.png")
+    _assert_quiet(page)
+
+
+def test_accuracy_over_time_is_drawn(page: Page, training_gallery: list[Any], tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(as_html(training_gallery))
+    _open(page, path)
+    _assert_drawn(page, "accuracy-0")
+    assert page.evaluate("document.querySelectorAll('#accuracy-0 .scatterlayer .trace').length") == len(training_gallery) + 6 + 1
+    assert page.evaluate("document.querySelectorAll('#accuracy-0 .legend .traces').length") == 6 + 1, "a thin line has an entry of its own"
+    assert page.evaluate("document.querySelector('#accuracy-0').textContent.includes('target 95%')")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
+    _screenshot(page, tmp_path / "training.png")
     _assert_quiet(page)
 
 
