@@ -17,7 +17,7 @@ from storagebench.experiments.searching import plural
 from storagebench.experiments.searchresult import Found, Point
 from storagebench.model import scaling as model
 from storagebench.report import wording as w
-from storagebench.report.spans import long_time, unit_for
+from storagebench.report.spans import unit_for
 
 
 class HourPrice(NamedTuple):
@@ -106,26 +106,28 @@ def worth_is_known(found: Found) -> bool:
 
 
 def rows(found: Found, price: HourPrice | None = None) -> list[tuple[str, ...]]:
-    """A head, then a row a number of accelerators with the median AU of its runs; only a head where no run has an AU."""
+    """A head, then a row a number of accelerators with the median AU of its runs; only a head where no run has an AU. A column has one unit."""
     work, points = found.work, rated(found)
+    aus = [median(point.au) for point in points]
+    head = ["accelerators", "AU"]
+    columns = [[str(point.accelerators) for point in points], [w.utilisation(au, found.rules.threshold) for au in aus]]
+    times_s = [model.time_s(work.epoch_s or 1.0, point.accelerators, au) for point, au in zip(points, aus, strict=True)]
     if work.epoch_s is None:
-        head: tuple[str, ...] = ("accelerators", "AU", "time, relative", "cost, relative")
-        aus = [median(point.au) for point in points]
-        relative = [(w.share(1 / (point.accelerators * au)), _times(au)) for point, au in zip(points, aus, strict=True)]
-        return [head, *((str(point.accelerators), w.utilisation(au), *cells) for point, au, cells in zip(points, aus, relative, strict=True))]
-    unit = cost_unit([model.accelerator_s(work.epoch_s, median(point.au)) for point in points], price)
-    target = ("to the target",) if work.epochs else ()
-    head = ("accelerators", "AU", "an epoch takes", *target, f"{unit.name} an epoch", "of it waiting", "cost, relative")
-    return [head, *(_row(found, point, unit) for point in points)]
-
-
-def _row(found: Found, point: Point, unit: CostUnit) -> tuple[str, ...]:
-    work, au = found.work, median(point.au)
-    assert work.epoch_s is not None
-    epoch_s = model.time_s(work.epoch_s, point.accelerators, au)
-    target = () if work.epochs is None else (_range([long_time(epochs * epoch_s) for epochs in work.epochs]),)
-    costs = [amount(unit.factor * cost_s) for cost_s in (model.accelerator_s(work.epoch_s, au), model.stalled_s(work.epoch_s, au))]
-    return (str(point.accelerators), w.utilisation(au, found.rules.threshold), long_time(epoch_s), *target, *costs, _times(au))
+        head += ["time, relative"]
+        columns += [[w.share(time_s) for time_s in times_s]]
+    else:
+        unit = unit_for(max(times_s, default=0.0))
+        head += [f"{unit.name} an epoch"]
+        columns += [[w.number(time_s / unit.seconds) for time_s in times_s]]
+        if work.epochs is not None:
+            unit = unit_for(work.epochs[1] * max(times_s, default=0.0))
+            head += [f"{unit.name} to the target"]
+            columns += [[_range([w.number(epochs * time_s / unit.seconds) for epochs in work.epochs]) for time_s in times_s]]
+        costs_s = [model.accelerator_s(work.epoch_s, au) for au in aus]
+        cost = cost_unit(costs_s, price)
+        head += [f"{cost.name} an epoch", "of it waiting"]
+        columns += [[amount(cost.factor * cost_s) for cost_s in costs_s], [amount(cost.factor * model.stalled_s(work.epoch_s, au)) for au in aus]]
+    return [(*head, "cost, relative"), *zip(*columns, [_times(au) for au in aus], strict=True)]
 
 
 def _range(texts: Sequence[str]) -> str:

@@ -20,6 +20,10 @@ _COST: Final = (
     "Up to the knee more accelerators are faster at the same cost; beyond it they are no faster, and each of them costs. A point is a run, the solid line "
     "what one bandwidth for all makes of it; the dotted line is the knee, the band its interval."
 )
+_NO_KNEE: Final = (
+    "As long as each of them gets what it asks for, more accelerators are faster at the same cost. A point is a run, the dashed line what it would be if they "
+    "never waited."
+)
 _WORTH: Final = (
     "Accelerator time that more bandwidth of the storage would save in an epoch. Below the knee it would lie idle and be worth nothing; above it, it saves "
     "waiting, and never more than all of it."
@@ -60,7 +64,7 @@ def _costs(index: int, found: Found, price: scaling.HourPrice | None) -> str:
         f"The target ({found.work.target}) took {epochs}: a point is their middle, its bar the range." if epochs else "",
         _interval_note(found),
     ]
-    body = _plot("How long does it take, and what does it cost?", _COST, f"search-cost-{index}")
+    body = _plot("How long does it take, and what does it cost?", _NO_KNEE if found.knee is None else _COST, f"search-cost-{index}")
     body += small_table(scaling.rows(found, price)) + f'<p class="caption">{safe(" ".join(filter(None, notes)))}</p>'
     return f'<div class="card">{body}{_worth(index, found, price)}</div>'
 

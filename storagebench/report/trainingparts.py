@@ -17,8 +17,11 @@ from storagebench.report.trainingseries import Group, Task, tasks
 _HEADING: Final = "How long did it take to the target?"
 _CAPTION: Final = (
     "A line is a real training, a point an evaluation on the held-out split. Time counts from opening the loader, with evaluations, and without what this "
-    "harness does between epochs. Where seeds were repeated, thin lines are the runs and the thick one their median: of an even number the lower of the middle "
-    "two, a run that ended at the target counting as above all others."
+    "harness does between epochs."
+)
+_SEEDS: Final = (
+    "Of several seeds thin lines are the runs and the thick one is their median: of an even number the lower of the middle two, a run that ended at the target "
+    "counting as above all others."
 )
 HEADINGS: Final = ("architecture", "store", "reached", "TTA", "range", "epochs", "stall share", "final accuracy")
 
@@ -37,7 +40,8 @@ def training(loaded: Sequence[LoadedRun], names: Sequence[str]) -> Part:
         return Part("", [])
     figures = [(f"accuracy-{index}", accuracy_over_time(task)) for index, task in enumerate(found) if _is_drawn(task)]
     cards = "".join(_card(index, task, len(found) > 1) for index, task in enumerate(found))
-    return Part(f'<h2>{_HEADING}</h2><p class="caption">{_CAPTION}</p>{cards}', figures)
+    seeds = f" {_SEEDS}" if any(len(group.curves) > 1 for task in found for group in task.groups) else ""
+    return Part(f'<h2>{_HEADING}</h2><p class="caption">{_CAPTION}{seeds}</p>{cards}', figures)
 
 
 def _is_drawn(task: Task) -> bool:
@@ -88,7 +92,7 @@ def _row(group: Group) -> tuple[str, ...]:
     finals = [known["final_accuracy"] for known in found if known["final_accuracy"] is not None]
     return (
         group.model,
-        group.store,
+        ", ".join(filter(None, (group.store, group.alone))),
         reached,
         tta,
         reach,

@@ -10,6 +10,7 @@ from storagebench.report.plotstyle import (
     BLACK,
     BLUE,
     GREEN,
+    GREY,
     ORANGE,
     PURPLE,
     SKY,
@@ -55,27 +56,21 @@ def accuracy_over_time(task: Task) -> Figure:
 
 
 def _looks(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
-    """(colour, dash, symbol) of each group. With a single architecture the stores have the colours."""
+    """(colour, dash, symbol) of each group. With a single architecture the stores have the colours; what is not valid is grey."""
     models = list(dict.fromkeys(group.model for group in groups))
-    stores = list(dict.fromkeys((group.store, group.curves[0].name if _is_apart(group, groups) else "") for group in groups))
+    stores = list(dict.fromkeys(group.store for group in groups))
     looks = []
     for group in groups:
-        model = models.index(group.model)
-        store = stores.index((group.store, group.curves[0].name if _is_apart(group, groups) else ""))
-        colour = model if len(models) > 1 else store
+        model, store = models.index(group.model), stores.index(group.store)
+        colour = _COLOURS[(model if len(models) > 1 else store) % len(_COLOURS)]
         symbol = (store // len(_DASHES) + (model // len(_COLOURS) if len(models) > 1 else 0)) % len(_SYMBOLS)
-        looks.append((_COLOURS[colour % len(_COLOURS)], _DASHES[store % len(_DASHES)], _SYMBOLS[symbol]))
+        looks.append((GREY if group.alone else colour, _DASHES[store % len(_DASHES)], _SYMBOLS[symbol]))
     return looks
-
-
-def _is_apart(group: Group, groups: Sequence[Group]) -> bool:
-    """Whether another group is of the same architecture and store: one of the two has an invalid run."""
-    return sum((other.model, other.store) == (group.model, group.store) for other in groups) > 1
 
 
 def _label(group: Group, seeds: int, sign: str) -> str:
     many = f" ({seeds} seeds)" if seeds > 1 else ""
-    return short(f"{group.model}, {group.store}{many}", sign, _LABEL_CHARS)
+    return short(f"{group.label}{many}", sign, _LABEL_CHARS)
 
 
 def _who(curve: Curve) -> str:
@@ -84,12 +79,12 @@ def _who(curve: Curve) -> str:
 
 def _line(group: Group, points: Sequence[EpochPoint], unit: TimeUnit, look: tuple[str, str, str], label: str, who: str) -> Figure:
     colour, dash, symbol = look
-    what = short(f"{group.model}, {group.store}", "", _LABEL_CHARS)
+    what = short(group.label, "", _LABEL_CHARS)
     return {
         "type": "scatter",
         "mode": "lines+markers" if len(points) <= _MOST_MARKED else "lines",
         "name": label,
-        "legendgroup": f"{group.model}|{group.store}|{group.curves[0].index}",
+        "legendgroup": f"group-{group.curves[0].index}",
         "x": [six_digits(point.time_s / unit.seconds) for point in points],
         "y": [six_digits(point.accuracy) for point in points],
         "line": {"color": colour, "dash": dash, "width": 2.5},
@@ -112,7 +107,8 @@ def _thin(line: Figure) -> Figure:
 
 
 def _marks(curves: Sequence[Curve], unit: TimeUnit) -> list[Figure]:
-    """A ring where a run first is at or above its target, a cross where one ended without."""
+    """A ring where a run first is at or above its target, a cross where one ended without; none on what is not valid."""
+    curves = [curve for curve in curves if curve.sign != w.ERROR_MARK]
     crossed = [(curve, curve.crossing) for curve in curves if curve.crossing is not None]
     ended = [(curve, curve.points[-1]) for curve in curves if curve.points and curve.crossing is None and curve.training["target"] is not None]
     ring = {"symbol": "circle-open", "size": 13, "color": BLACK, "line": {"width": 2}}

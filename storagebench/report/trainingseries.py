@@ -46,11 +46,16 @@ class Curve:
 
 
 class Group(NamedTuple):
-    """Runs that differ by their seed alone, or a single run."""
+    """Runs that differ by their seed alone, or a single run. `alone` is the name of an invalid or incomplete run, which is grouped with no other."""
 
     model: str
     store: str
     curves: tuple[Curve, ...]
+    alone: str = ""
+
+    @property
+    def label(self) -> str:
+        return ", ".join(filter(None, (self.model, self.store, self.alone)))
 
 
 class Task(NamedTuple):
@@ -88,7 +93,7 @@ def _groups(loaded: Sequence[LoadedRun], names: Sequence[str], indices: Sequence
         curve = _curve(index, names[index], loaded[index].summary)
         alone = curve.name if curve.sign == w.ERROR_MARK else ""
         grouped.setdefault((model, store, alone), []).append(curve)
-    return tuple(Group(model, store, tuple(curves)) for (model, store, _), curves in grouped.items())
+    return tuple(Group(model, store, tuple(curves), alone) for (model, store, alone), curves in grouped.items())
 
 
 def _keys(runs: Sequence[LoadedRun], names: Sequence[str]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ import pytest
 
 from storagebench.report.html import as_html
 from storagebench.report.load import LoadedRun
-from storagebench.report.plotstyle import Figure, labels
+from storagebench.report.plotstyle import GREY, Figure, labels
 from storagebench.report.trainingparts import rows
 from storagebench.report.trainingplot import accuracy_over_time, target_text
 from storagebench.report.trainingseries import Curve, Task, median_curve, store_label, tasks
@@ -95,9 +95,14 @@ def test_an_invalid_run_is_no_part_of_a_median(report_make: Make) -> None:
     wrong = replace(runs[2], summary={**runs[2].summary, "valid": False})
     task = _one([*runs[:2], wrong])
     assert [len(group.curves) for group in task.groups] == [2, 1]
-    names = [trace["name"] for trace in _main(accuracy_over_time(task))]
-    assert names[0].startswith("resnet8, posix (2 seeds)") and names[1] == "resnet8, posix !"
-    assert rows(task)[2][3].endswith(" !")
+    figure = accuracy_over_time(task)
+    assert [(line["name"], line["line"]["dash"]) for line in _main(figure)] == [
+        ("resnet8, posix (2 seeds)", "solid"),
+        ("resnet8, posix, run-3 !", "solid"),
+    ]
+    assert _main(figure)[1]["line"]["color"] == GREY
+    assert len(figure["data"][-1]["x"]) == 2, "a mark is on a number that is false"
+    assert rows(task)[2][1:4] == ("posix, run-3", "1 of 1", rows(task)[2][3]) and rows(task)[2][3].endswith(" !")
 
 
 def test_two_workloads_have_two_plots(report_make: Make) -> None:
