@@ -69,7 +69,7 @@ def utilisation(summaries: Sequence[Summary], names: Sequence[str]) -> Figure:
 
 def _no_au(summary: Summary) -> str:
     real = summary.get("training") is not None
-    return "no AU: a real step, whose compute time is measured and not given" if real else "no AU: nothing was computed or measured"
+    return "no AU: a real training step" if real else "no AU: nothing was computed or measured"
 
 
 def _au_bars(name: str, colour: str, pattern: str, items: Sequence[tuple[int, Summary, str]]) -> Figure:

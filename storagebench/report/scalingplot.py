@@ -86,7 +86,7 @@ def worth(found: Found, price: HourPrice | None = None) -> Figure:
     waiting = [model.stalled_s(epoch_s, au) * unit.factor for _, au in measured]
     name = short(unit.name)
     data = [
-        _line("all the waiting, which no bandwidth can save more than", xs, [value * unit.factor for value in lost], "y", GREY, "dash"),
+        _line("all the waiting", xs, [value * unit.factor for value in lost], "y", GREY, "dash"),
         _line(f"what the next {step_text(more)} would save", xs, [value * unit.factor for value in saved], "y", VERMILLION),
         {**_dots(measured, waiting, "y", f"%{{y:.4g}} {name} of waiting"), "name": "the waiting as measured (medians)", "showlegend": True},
     ]

@@ -136,7 +136,7 @@ def _layout(task: Task, unit: TimeUnit, labels: Sequence[str]) -> Figure:
         sum(len(label) + _LEGEND_ENTRY_CHARS for label in (*labels, "first at or above the target", "ended without reaching it"))
         // _LEGEND_LINE_CHARS
     )
-    chart = layout(f"{unit.name} since the loader was opened, evaluation included", _PLOT_PIXELS + 118 + _LEGEND_LINE_PIXELS * lines)
+    chart = layout(f"{unit.name} since the loader was opened", _PLOT_PIXELS + 118 + _LEGEND_LINE_PIXELS * lines)
     chart["margin"] = {**chart["margin"], "t": 66 + _LEGEND_LINE_PIXELS * lines}
     chart["xaxis"] |= {"rangemode": "tozero"}
     chart["hovermode"] = "closest"

@@ -45,8 +45,8 @@ def diagnosis_make(tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def training_gallery(report_make: Callable[..., Any]) -> list[Any]:
-    """Three architectures on a fast and a slow store, three seeds each."""
-    found: list[Any] = _trainings.gallery(report_make)
+    """Three architectures on a fast and a slow store, two seeds each."""
+    found: list[Any] = _trainings.gallery(report_make, 2)
     return found
 
 
