@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from storagebench.report import wording as w
@@ -30,7 +30,7 @@ _DASHES: Final = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross")
 _LABEL_CHARS: Final = 64
 _MOST_MARKED: Final = 60  # evaluations of a line that are drawn as points, too
-_PLOT_PIXELS: Final = 380
+_PLOT_PIXELS: Final = 430
 # Of the legend, on a page of full width: how many characters stand on one line, and what a line and the box around an entry take.
 _LEGEND_LINE_CHARS, _LEGEND_ENTRY_CHARS, _LEGEND_LINE_PIXELS = 150, 8, 21
 
@@ -44,7 +44,7 @@ def accuracy_over_time(task: Task) -> Figure:
     for group, look in zip(task.groups, looks, strict=True):
         drawn = [curve for curve in group.curves if curve.points]
         if len(drawn) == 1:
-            lines.append(_line(group, drawn[0].points, unit, look, _label(group, len(group.curves), drawn[0].sign), _who(drawn[0])))
+            lines.append(_line(group, drawn[0].points, unit, look, _label(group, 1, drawn[0].sign), _who(drawn[0])))
         elif drawn:
             label = _label(group, len(drawn), w.WARNING_MARK if any(curve.sign for curve in drawn) else "")
             thin += [_thin(_line(group, curve.points, unit, look, label, _who(curve))) for curve in drawn]
@@ -52,7 +52,8 @@ def accuracy_over_time(task: Task) -> Figure:
             if middle:
                 lines.append(_line(group, middle, unit, look, label, f"median of {len(drawn)} seeds"))
     chart = _layout(task, unit, [line["name"] for line in lines])
-    return {"data": [*thin, *lines, *_marks(task.curves, unit)], "layout": chart}
+    colours = {curve.index: look[0] for group, look in zip(task.groups, looks, strict=True) for curve in group.curves}
+    return {"data": [*thin, *lines, *_marks(task.curves, unit, colours)], "layout": chart}
 
 
 def _looks(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
@@ -106,29 +107,31 @@ def _thin(line: Figure) -> Figure:
     return {**line, "mode": mode, "line": {**line["line"], "width": 1}, "opacity": 0.45, "showlegend": False}
 
 
-def _marks(curves: Sequence[Curve], unit: TimeUnit) -> list[Figure]:
-    """A ring where a run first is at or above its target, a cross where one ended without; none on what is not valid."""
+def _marks(curves: Sequence[Curve], unit: TimeUnit, colours: Mapping[int, str]) -> list[Figure]:
+    """A ring where a run first is at or above its target, a cross where one ended without, in the colour of its line; none on what is not valid."""
     curves = [curve for curve in curves if curve.sign != w.ERROR_MARK]
     crossed = [(curve, curve.crossing) for curve in curves if curve.crossing is not None]
     ended = [(curve, curve.points[-1]) for curve in curves if curve.points and curve.crossing is None and curve.training["target"] is not None]
-    ring = {"symbol": "circle-open", "size": 13, "color": BLACK, "line": {"width": 2}}
-    cross = {"symbol": "x-thin", "size": 9, "line": {"width": 2, "color": BLACK}}
-    kinds = (("first at or above the target", ring, crossed), ("ended without reaching it", cross, ended))
-    return [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": name,
-            "x": [six_digits(point.time_s / unit.seconds) for _, point in found],
-            "y": [six_digits(point.accuracy) for _, point in found],
-            "marker": marker,
-            "cliponaxis": False,
-            "hovertext": [f"{_who(curve)}<br>{name}<br>{_hover(point)}" for curve, point in found],
-            "hovertemplate": "%{hovertext}<extra></extra>",
-        }
-        for name, marker, found in kinds
-        if found
-    ]
+    kinds = (("first at or above the target", "circle-open", 12, crossed), ("ended without reaching it", "x-thin-open", 9, ended))
+    return [trace for name, symbol, size, found in kinds if found for trace in _marked(name, symbol, size, found, unit, colours)]
+
+
+def _marked(
+    name: str, symbol: str, size: int, found: Sequence[tuple[Curve, EpochPoint]], unit: TimeUnit, colours: Mapping[int, str]
+) -> tuple[Figure, Figure]:
+    """The marks, and a black one that is nowhere but in the legend."""
+    trace = {"type": "scatter", "mode": "markers", "name": name, "legendgroup": name, "cliponaxis": False}
+    marker = {"symbol": symbol, "size": size, "line": {"width": 2}}
+    marks = {
+        **trace,
+        "x": [six_digits(point.time_s / unit.seconds) for _, point in found],
+        "y": [six_digits(point.accuracy) for _, point in found],
+        "marker": {**marker, "color": [colours[curve.index] for curve, _ in found]},
+        "showlegend": False,
+        "hovertext": [f"{_who(curve)}<br>{name}<br>{_hover(point)}" for curve, point in found],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+    return marks, {**trace, "x": [None], "y": [None], "marker": {**marker, "color": BLACK}, "hoverinfo": "skip"}
 
 
 def _layout(task: Task, unit: TimeUnit, labels: Sequence[str]) -> Figure:

@@ -238,7 +238,7 @@ def test_real_trainings_and_their_cost_are_drawn(page: Page, training_gallery: l
     _open(page, path)
     for name in ("accuracy-0", "plot-cost"):
         _assert_drawn(page, name)
-    assert page.evaluate("document.querySelectorAll('#accuracy-0 .scatterlayer .trace').length") == len(training_gallery) + 6 + 1
+    assert page.evaluate("document.querySelectorAll('#accuracy-0 .scatterlayer .trace').length") == len(training_gallery) + 6 + 2
     assert page.evaluate("document.querySelectorAll('#accuracy-0 .legend .traces').length") == 6 + 1, "a thin line has an entry of its own"
     assert page.evaluate("document.querySelector('#accuracy-0').textContent.includes('target 95%')")
     assert page.evaluate("document.querySelectorAll('#plot-cost .barlayer .point path').length") == 3
