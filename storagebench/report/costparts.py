@@ -10,8 +10,8 @@ from storagebench.report.htmlparts import safe
 from storagebench.report.plotstyle import Figure
 
 _CAPTION: Final = (
-    "The training to the target, at the fewest epochs that it is known to take; beside the bar the total, over the range of epochs where there is one. Accelerators are "
-    "paid for whether they compute or wait. A part of the storage's cost without a price, or that the run did not count, is no part of the bar."
+    "The training to the target, at the fewest epochs that it is known to take; beside the bar the total, over the range of epochs where there is one. "
+    "Accelerators are paid for whether they compute or wait. A part of the storage's cost without a price, or that the run did not count, is no part of the bar."
 )
 
 

@@ -1,4 +1,4 @@
-"""What each run's training costs, as bars: accelerators that compute, accelerators that wait for data, and the storage. Amounts are `report --tta`'s."""
+"""What each run's training costs, as bars: accelerators that compute, accelerators that wait, and the storage. Amounts are `report --tta`'s."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _STORAGE: Final = ("keeping", "reading", "requests")
 
 
 class Bar(NamedTuple):
-    """A run's training at the fewest of its epochs, in the currency of the prices; `stalls` None where they are not known, `storage` where none of it has a price."""
+    """A run's training at the fewest of its epochs, in the currency of the prices; `stalls` is None where they are not known, `storage` where none of
+    it has a price. `epochs` and `total` are texts of the whole range."""
 
     label: str
     computing: float

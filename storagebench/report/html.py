@@ -79,7 +79,10 @@ def as_html(
     prices: scaling.Prices = scaling.NO_PRICES,
     costs: Sequence[costplot.Entry] = (),
 ) -> str:
-    """The page; `prices` are those of an accelerator hour, by accelerator, `costs` an entry of `report --tta` for each run, or none. Raises UsageError where there is nothing to show, or where plotly is not installed."""
+    """The page; `prices` are those of an accelerator hour, by accelerator, `costs` an entry of `report --tta` for each run, or none.
+
+    Raises UsageError where there is nothing to show, or where plotly is not installed.
+    """
     if not loaded_runs and not diagnoses and not searches:
         raise UsageError("there is no run to report", "give at least one run folder")
     library = plotly_js()
@@ -117,12 +120,14 @@ def _runs(loaded_runs: Sequence[LoadedRun], costs: Sequence[costplot.Entry]) -> 
     summaries = [loaded.summary for loaded in loaded_runs]
     names = labels(summaries)
     lines = [timeline(loaded) for loaded in loaded_runs]
-    figures = [
-        bars.utilisation(summaries, names),
-        bars.step_time(summaries, names),
-        curves.fetch_times(loaded_runs, names),
-        curves.throughput_over_time(loaded_runs, names),
-    ]
+    all_figures = {
+        "plot-au": bars.utilisation(summaries, names),
+        "plot-time": bars.step_time(summaries, names),
+        "plot-fetch": curves.fetch_times(loaded_runs, names),
+        "plot-throughput": curves.throughput_over_time(loaded_runs, names),
+    }
+    # A real training has no AU: a page of nothing else would show an empty plot of it.
+    shown = [box for box in _PLOTS if box[0] != "plot-au" or any(summary.get("training") is None for summary in summaries)]
     over_time: list[tuple[str, Figure]] = []
     for index, line in enumerate(lines):
         if line is not None:
@@ -135,12 +140,12 @@ def _runs(loaded_runs: Sequence[LoadedRun], costs: Sequence[costplot.Entry]) -> 
         "<h2>Runs</h2>" + htmlparts.run_tables(summaries, names),
         trained.body,
         paid,
-        *(_plot(box, htmlparts.waits(loaded_runs, names) if box[0] == "plot-fetch" else "") for box in _PLOTS),
+        *(_plot(box, htmlparts.waits(loaded_runs, names) if box[0] == "plot-fetch" else "") for box in shown),
         f'<h2>What did each step do?</h2><p class="caption">{_TIMELINE}</p>' + htmlparts.timelines(lines, names),
         "<h2>Findings</h2>" + htmlparts.findings(summaries, names),
         "<h2>Each run in full</h2>" + htmlparts.run_details(loaded_runs, names),
     )
-    return _Part("".join(body), [*trained.figures, *paid_figures, *zip((box[0] for box in _PLOTS), figures, strict=True), *over_time])
+    return _Part("".join(body), [*trained.figures, *paid_figures, *((box[0], all_figures[box[0]]) for box in shown), *over_time])
 
 
 def plotly_js() -> str:

@@ -211,7 +211,7 @@ def test_many_runs_are_told_apart(report_make: Make) -> None:
 def test_the_page_has_plot_and_table_and_stays_escaped(gallery: list[LoadedRun], report_make: Make) -> None:
     page = as_html(gallery)
     assert "How long did it take to the target?" in page and "made up, 2026-11-27" in page and page == as_html(gallery)
-    assert "no AU: a real training step" in page
+    assert "plot-au" not in page and "no AU: a real training step" in as_html([*gallery[:1], report_make()])
     assert "How long did it take to the target?" not in as_html([report_make()])
     evil = made.training(made.saturating(9, 0.5), model=EVIL, metric=EVIL)
     store = {"kind": "shaped", "root": f"{EVIL}://x", "options": {"bandwidth": EVIL}}
