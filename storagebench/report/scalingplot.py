@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -18,8 +18,8 @@ _PANEL_PIXELS: Final = 230
 _GAP_PIXELS: Final = 34
 _ROOM: Final = 0.6  # of an accelerator, left and right of the first and last number
 _POINTS: Final = 80  # of a curve
-_MOST_TICKS: Final = 20
-_LEAST_TICK_GAP: Final = 1 / 26  # of the axis
+_LEAST_TICK_GAP: Final = 1 / 28  # of the axis
+_WIDE: Final = 16  # numbers so many times apart are drawn on log axes: on others 1 / N is a corner
 
 
 class Piece(NamedTuple):
@@ -67,7 +67,8 @@ def time_and_cost(found: Found, price: HourPrice | None = None) -> Figure:
     chart = _layout(found, 2 * _PANEL_PIXELS + _GAP_PIXELS)
     split = _PANEL_PIXELS / (2 * _PANEL_PIXELS + _GAP_PIXELS)
     chart["xaxis"] |= {"anchor": "y2"}
-    chart["yaxis"] = y_axis(piece.time_title, rangemode="tozero", domain=[1 - split, 1])
+    scale = {"type": "log"} if _is_wide(found) else {"rangemode": "tozero"}
+    chart["yaxis"] = y_axis(piece.time_title, domain=[1 - split, 1], **scale)
     chart["yaxis2"] = y_axis(piece.cost_title, rangemode="tozero", domain=[0, split])
     return {"data": data, "layout": chart}
 
@@ -77,8 +78,7 @@ def worth(found: Found, price: HourPrice | None = None) -> Figure:
     knee, epoch_s, points = found.knee, found.work.epoch_s, rated(found)
     assert knee is not None and epoch_s is not None
     more = model.step_of(knee.plateau)
-    low, high = _ends(found)
-    xs = _grid(low, high, [knee.accelerators, knee.accelerators * (knee.plateau + more) / knee.plateau])
+    xs = _grid(found, [knee.accelerators, knee.accelerators * (knee.plateau + more) / knee.plateau])
     saved = [model.worth_of_more(epoch_s, x, knee.accelerators, knee.plateau, more) for x in xs]
     lost = [model.stalled_s(epoch_s, model.busy_share(x, knee.accelerators)) for x in xs]
     unit = cost_unit([*lost, 0.0], price)
@@ -105,8 +105,7 @@ def _cost(piece: Piece) -> Callable[[float, float], float]:
 
 def _lines(found: Found, of_au: Callable[[float, float], float], axis: str) -> list[Figure]:
     """The model, where a knee is known, over what it would be without waits."""
-    low, high = _ends(found)
-    xs = _grid(low, high, [] if found.knee is None else [found.knee.accelerators])
+    xs = _grid(found, [] if found.knee is None else [found.knee.accelerators])
     lines = [_line("if they never waited", xs, [of_au(x, 1.0) for x in xs], axis, GREY, "dash")]
     if found.knee is not None:
         knee = found.knee.accelerators
@@ -120,27 +119,43 @@ def _ends(found: Found) -> tuple[float, float]:
     return (min(numbers), max(numbers)) if len(numbers) > 1 else (numbers[0] - _ROOM / 2, numbers[0] + _ROOM / 2)
 
 
-def _grid(low: float, high: float, corners: Sequence[float]) -> list[float]:
-    """From low to high with the corners of the curve in it."""
-    inside = [corner for corner in corners if low < corner < high]
-    return sorted({*(low + (high - low) * index / (_POINTS - 1) for index in range(_POINTS)), *inside})
+def _is_wide(found: Found) -> bool:
+    low, high = _ends(found)
+    return high / low >= _WIDE
+
+
+def _grid(found: Found, corners: Sequence[float]) -> list[float]:
+    """Places from the first number to the last with the corners of the curve in them, evenly on the axis."""
+    low, high = _ends(found)
+    shares = [index / (_POINTS - 1) for index in range(_POINTS)]
+    even = [low * (high / low) ** share if _is_wide(found) else low + (high - low) * share for share in shares]
+    return sorted({*even, *(corner for corner in corners if low < corner < high)})
 
 
 def _layout(found: Found, plot_pixels: int) -> Figure:
     """The axis of accelerators, and the knee with its interval as a band across the plot."""
     chart = layout("accelerators", plot_pixels + 118)
     numbers = sorted(point.accelerators for point in rated(found)) or [1]
-    low, high = numbers[0] - _ROOM, numbers[-1] + _ROOM
-    chart["xaxis"] |= {"range": [low, high], "tickformat": "d"}
-    gaps = [(b - a) / (high - low) for a, b in pairwise(numbers)]
-    if len(numbers) <= _MOST_TICKS and min(gaps, default=1.0) >= _LEAST_TICK_GAP:
-        chart["xaxis"] |= {"tickvals": numbers}
-    chart["shapes"], chart["annotations"] = _knee_marks(found, low, high)
+    is_wide = _is_wide(found)
+    low, high = (numbers[0] / 1.15, numbers[-1] * 1.15) if is_wide else (numbers[0] - _ROOM, numbers[-1] + _ROOM)
+    ends = [math.log10(low), math.log10(high)] if is_wide else [low, high]
+    chart["xaxis"] |= {"range": ends, "tickvals": _ticks(numbers, ends, is_wide), "tickformat": "d", **({"type": "log"} if is_wide else {})}
+    chart["shapes"], chart["annotations"] = _knee_marks(found, low, high, is_wide)
     return chart
 
 
-def _knee_marks(found: Found, low: float, high: float) -> tuple[list[Figure], list[Figure]]:
-    """A dotted line at n*, its interval behind it; none outside of the plot."""
+def _ticks(numbers: Sequence[int], ends: Sequence[float], is_wide: bool) -> list[int]:
+    """The numbers that were tried, without those that would stand on the one before."""
+    kept: list[int] = []
+    for number in numbers:
+        gap = math.log10(number / kept[-1]) if kept and is_wide else number - kept[-1] if kept else math.inf
+        if gap >= _LEAST_TICK_GAP * (ends[1] - ends[0]):
+            kept.append(number)
+    return kept
+
+
+def _knee_marks(found: Found, low: float, high: float, is_wide: bool) -> tuple[list[Figure], list[Figure]]:
+    """A dotted line at n*, its interval behind it; none outside of the plot. On a log axis shapes have the number, notes its logarithm."""
     if found.knee is None or not low < found.knee.accelerators < high:
         return [], []
     at, interval = six_digits(found.knee.accelerators), knee_interval(found)
@@ -151,9 +166,10 @@ def _knee_marks(found: Found, low: float, high: float) -> tuple[list[Figure], li
         ends = [six_digits(max(interval.low, low)), six_digits(min(interval.high, high))]
         shapes.insert(0, {"type": "rect", "x0": ends[0], "x1": ends[1], **across, "fillcolor": SKY, "opacity": 0.25, "line": {"width": 0}})
         text += f" ({w.number(interval.low)} to {w.number(interval.high)})"
-    right = at > (low + high) / 2
-    place = {"x": at, "yref": "paper", "y": 1, "yanchor": "top", "xanchor": "right" if right else "left", "xshift": -4 if right else 4}
-    return shapes, [{**place, "text": text, "showarrow": False, "font": {"color": SOFT}, "bgcolor": "rgba(255,255,255,0.75)"}]
+    right = at * at > low * high if is_wide else at > (low + high) / 2
+    place = {"x": math.log10(at) if is_wide else at, "yref": "paper", "y": 1, "yanchor": "top", "xanchor": "right" if right else "left"}
+    note = {"text": text, "showarrow": False, "font": {"color": SOFT}, "bgcolor": "rgba(255,255,255,0.75)", "xshift": -4 if right else 4}
+    return shapes, [{**place, **note}]
 
 
 def _line(name: str, x: Sequence[float], y: Sequence[float], axis: str, colour: str, dash: str = "solid") -> Figure:

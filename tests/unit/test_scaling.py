@@ -253,7 +253,11 @@ def test_the_work_of_a_search_is_the_workloads(tmp_path: Path) -> None:
 def test_a_single_number_and_many_numbers_fit_the_axis(found: Found) -> None:
     one = replace(found, points=found.points[-1:])
     assert scalingplot.time_and_cost(one)["layout"]["xaxis"]["tickvals"] == [5]
-    many = replace(found, points=tuple(replace(found.points[-1], accelerators=n) for n in (1, 2, 3, 100)))
-    assert "tickvals" not in scalingplot.time_and_cost(many)["layout"]["xaxis"]  # 1, 2 and 3 would lie on one another
+    close = replace(found, points=tuple(replace(found.points[-1], accelerators=n) for n in (40, 41, 42, 100)))
+    assert scalingplot.time_and_cost(close)["layout"]["xaxis"]["tickvals"] == [40, 100]
+    wide = replace(found, points=tuple(replace(found.points[-1], accelerators=n) for n in (1, 2, 3, 100, 101)), knee=Knee(1e7, 10.0, 11, 0.0))
+    chart = scalingplot.time_and_cost(wide)["layout"]
+    assert chart["xaxis"]["type"] == chart["yaxis"]["type"] == "log" and chart["xaxis"]["tickvals"] == [1, 2, 3, 100]
+    assert (chart["annotations"][0]["x"], chart["shapes"][-1]["x0"]) == (1.0, 10.0)  # a note has the logarithm, a line the number
     beyond = replace(found, knee=Knee(1e5, 0.1, 0, 0.0))
     assert scalingplot.time_and_cost(beyond)["layout"]["annotations"] == []
