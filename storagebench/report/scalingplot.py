@@ -38,7 +38,7 @@ def piece_of(found: Found, price: HourPrice | None = None) -> Piece:
     """The training where the epochs to its target are known, else an epoch, else nothing but ratios."""
     work, points = found.work, rated(found)
     if work.epoch_s is None:
-        return Piece(1.0, "time, of one that never waits", 1.0, "cost (1: no waiting)", CostUnit("", 1.0))
+        return Piece(1.0, "time (1: one that never waits)", 1.0, "cost (1: no waiting)", CostUnit("", 1.0))
     fewest, most = work.epochs or (1, 1)
     middle = (fewest + most) / 2
     work_s = middle * work.epoch_s

@@ -125,7 +125,7 @@ def test_without_an_epoch_all_is_relative(found: Found) -> None:
         "cost of an epoch, against accelerators that never wait: 1.00 x with 3, the most kept busy; 1.52 x with 5, the most tried, which take 90.9% of the time"
     ]
     figure = scalingplot.time_and_cost(bare)
-    assert figure["layout"]["yaxis"]["title"]["text"] == "time, of one that never waits"
+    assert figure["layout"]["yaxis"]["title"]["text"] == "time (1: one that never waits)"
 
 
 def test_the_sentences_of_a_search(found: Found) -> None:
