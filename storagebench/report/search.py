@@ -11,6 +11,7 @@ from storagebench.experiments.searching import plural
 from storagebench.experiments.searchresult import Found, Point
 from storagebench.report import wording as w
 from storagebench.report.repeats import aligned
+from storagebench.report.scaling import HourPrice, knee_interval, sentences
 
 _WIDTH: Final = 110
 HEADINGS: Final = ("accelerators", "met", "confirmed", "AU", "lowest", "highest", "MB/s", "of demand", "in the way")
@@ -54,9 +55,11 @@ def reasons(found: Found) -> list[str]:
     elif answer is not None and answer.state != "bounded" and answer.fails <= found.rules.most_accelerators:
         lines.append(f"what is in the way at {answer.fails} is not known")
     if found.knee is not None:
+        interval = knee_interval(found)
+        reach = "" if interval is None else f"{w.number(interval.low)} to {w.number(interval.high)}; "
         lines.append(
             f"knee: {w.megabytes_per_s(found.knee.plateau)} MB/s, which {w.number(found.knee.accelerators)} accelerators take "
-            f"(fit of min(N x {w.megabytes_per_s(found.demand_bytes_per_s)} MB/s, plateau), {w.share(found.knee.residual)} off); by it {found.knee.kept_busy} are kept busy"
+            f"({reach}fit of min(N x {w.megabytes_per_s(found.demand_bytes_per_s)} MB/s, plateau), {w.share(found.knee.residual)} off); by it {found.knee.kept_busy} are kept busy"
         )
     elif found.points:
         lines.append("knee: none in these runs: bandwidth grew with the accelerators as far as they went")
@@ -96,11 +99,11 @@ def _row(found: Found, point: Point) -> tuple[str, ...]:
     )
 
 
-def search_text(found: Found) -> str:
-    """The page of a search: the answer and why, the curve, and the rule behind it."""
+def search_text(found: Found, price: HourPrice | None = None) -> str:
+    """The page of a search: the answer and why, what it means for time and cost, the curve, and the rule behind it."""
     blocks = [
         _fill(f"{label(found)}: {headline(found)}"),
-        "\n".join(_fill(line, "  ") for line in reasons(found)),
+        "\n".join(_fill(line, "  ") for line in [*reasons(found), *sentences(found, price)]),
         f"{w.printable(found.workload)}, loader {w.printable(found.loader)}, {w.printable(found.store)}\n\n{_table(point_rows(found))}",
         _fill(RULE.format(error=found.error)),
     ]

@@ -20,6 +20,7 @@ import pytest
 
 from storagebench.manifest import load_dataset
 from storagebench.model.closed_forms import no_prefetch, pipelined
+from storagebench.model.scaling import relative_cost
 from storagebench.storage import open_store
 
 RECORD_BYTES, BATCH = 8192, 4
@@ -166,7 +167,13 @@ def again_and_reported(data: str, results: Path, cli: Any, found: dict[str, Any]
     report = cli("report", str(results / "s"), "--html", str(page))
     assert report.returncode == 0, report.stderr
     assert report.stdout.startswith("FOUND: 2 accelerators are kept busy (AU at or above 0.9), and 3 are not")
-    assert "search-bandwidth-0" in page.read_text()
+    assert "the next 1 MB/s of the storage would save" in " ".join(report.stdout.split())
+    for box in ("search-bandwidth-0", "search-cost-0", "search-worth-0"):
+        assert f'id="{box}"' in page.read_text()
+    # At the wire's end cost grows with the number: 3 accelerators where 2.25 are fed.
+    work, last = found["work"], found["points"][-1]
+    assert work["epoch_s"] == pytest.approx(1024 / BATCH * QUICK.compute_s) and last["accelerators"] == 3
+    assert relative_cost(sum(last["au"]) / len(last["au"])) == pytest.approx(3 / 2.25, rel=0.05)
 
 
 @pytest.mark.catalogue

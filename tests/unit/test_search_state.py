@@ -144,7 +144,7 @@ def test_the_report_of_a_search(tmp_path: Path) -> None:
         assert load_all([path]) == ([], [], [])
     text = search_text(load_searches([folder])[0])
     assert text.startswith("FOUND: 3 accelerators are kept busy (AU at or above 0.9), and 4 are not")
-    for piece in ("in the way at 4: storage", "knee: 3.3 MB/s, which 3.30 accelerators take", "at most 25.0%", "2 of 2"):
+    for piece in ("in the way at 4: storage", "knee: 3.3 MB/s, which 3.30 accelerators take (3.30 to 3.30; fit of", "at most 25.0%", "2 of 2"):
         assert piece in text
     page = as_html([], searches=load_searches([folder]))
     assert EVIL not in page and page == as_html([], searches=load_searches([folder]))
