@@ -1,0 +1,264 @@
+"""What so many accelerators need of a storage: bandwidth, reads, opens, bytes, client CPU, memory, and a burst for each checkpoint. Arithmetic, no simulation.
+
+Every figure says where it is from: asked for, of the workload, computed from such, measured by a saved run, or assumed; what nobody knows is None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from storagebench.errors import UsageError
+from storagebench.model.closed_forms import checkpointed
+from storagebench.model.measured import Measured
+from storagebench.model.system import Job
+from storagebench.plan import make_plan
+from storagebench.registry import format_info, loader_info
+from storagebench.workload import Workload
+
+Origin = Literal["asked", "workload", "computed", "measured", "assumed", "unknown", "predicted"]
+# What loaders ask a store for: `direct` parts of long samples (storage.queues.DIRECT_READ_BYTES), those that read shards in sequence such chunks (storage.counting.STREAM_BUFFER_BYTES).
+DIRECT_READ_BYTES: Final = 2 * 2**20
+STREAM_READ_BYTES: Final = 2**20
+DIRECT_DEPTH: Final = 32  # reads in flight of one worker of `direct` where --io-depth is not given (storage.queues.DIRECT_DEPTH)
+# A simulated batch has at most so many reads; where a loader sends more requests, each read stands for several that are in flight together.
+MOST_READS: Final = 8
+LEAST_FILES: Final = 64  # sampling.shard_sizes: no dataset of several samples a file has fewer, but one with fewer samples
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with its unit (B, B/s, /s, cores, s, or nothing) and where it is from, in a word and in words."""
+
+    name: str
+    value: float | None
+    unit: str
+    origin: Origin
+    why: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """One workload with its accelerators: the job as the simulation has it, the AU that is asked for, and what it needs at that AU."""
+
+    job: Job
+    au: float
+    figures: tuple[Figure, ...]
+
+    def value(self, name: str) -> float | None:
+        return next(figure.value for figure in self.figures if figure.name == name)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a workload's loader asks for a batch: requests of a batch, how many of them an accelerator has in flight, and why so."""
+
+    requests_per_batch: float
+    in_flight: int
+    why: str
+    why_in_flight: str
+    origin: Origin = "assumed"
+
+
+def reading_of(workload: Workload, in_flight: int | None, request_bytes: int | None, measured: Measured | None) -> Reading:
+    """By loader and format, where neither --request-size nor a run says. `in_flight`: --reads-in-flight."""
+    loader, data, batch = workload.loader, workload.dataset, workload.train.batch_size
+    record, unit = data.record_length_bytes, loader_info(loader.name).unit_of(data.format)
+    workers = max(loader.num_workers, 1)
+    flight, why_flight = workers, f"loader {loader.name}: {workers} workers, a read each"
+    if loader.name == "direct" and unit == "sample":
+        depth = loader.io_depth or DIRECT_DEPTH
+        flight, why_flight = workers * depth, f"loader direct: {workers} workers with {depth} reads each"
+    if in_flight is not None:
+        flight, why_flight = in_flight, "--reads-in-flight"
+    if measured is not None and measured.requests_per_sample is not None:
+        return Reading(batch * measured.requests_per_sample, flight, f"{measured.requests_per_sample:.3g} a sample in {measured.run_id}", why_flight, "measured")
+    if request_bytes is not None:
+        return Reading(batch * -(-record // request_bytes), flight, "--request-size", why_flight, "asked")
+    if unit == "sample":
+        parts = -(-record // DIRECT_READ_BYTES) if loader.name == "direct" else 1
+        return Reading(batch * parts, flight, f"loader {loader.name}: " + ("a read a sample" if parts == 1 else f"{parts} reads of 2 MiB a sample"), why_flight)
+    chunk = data.row_group_bytes if unit == "row_group" else STREAM_READ_BYTES
+    what = "row groups" if unit == "row_group" else "chunks of 1 MiB of a shard"
+    return Reading(max(batch * record / chunk, 1e-3), flight, f"loader {loader.name}: {what}", why_flight)
+
+
+def shaped_reads(requests_per_batch: float, in_flight: int) -> tuple[int, int, int]:
+    """(readers, reads of a batch, requests of a read) that stand for so many requests of a batch with so many in flight: `MOST_READS` reads of a batch, where so many
+    requests may be in flight that each can stand for several, and never more in flight than that.
+
+    >>> shaped_reads(7, 4), shaped_reads(400, 32), shaped_reads(0.5, 8)
+    ((4, 7, 1), (1, 13, 32), (8, 1, 1))
+    """
+    requests = max(1, math.ceil(requests_per_batch))
+    if requests <= MOST_READS:
+        return in_flight, requests, 1
+    each = min(in_flight, -(-requests // MOST_READS))
+    return in_flight // each, -(-requests // each), each
+
+
+def demand_of(
+    workload: Workload,
+    accelerators: int,
+    au: float,
+    reading: Reading,
+    provenance: Mapping[str, str],
+    measured: Measured | None = None,
+    copies: int = 1,
+) -> Demand:
+    """What these accelerators need. Raises UsageError where the compute time is 0 or unknown."""
+    compute_s = workload.compute_time_of_step_s()
+    if compute_s <= 0:
+        raise UsageError(f"the compute time of {workload.name} is 0: it has no demand", "give an accelerator, or --compute-time")
+    data, batch = workload.dataset, workload.train.batch_size
+    record = data.record_length_bytes if measured is None else measured.record_bytes
+    readers, reads, requests = shaped_reads(reading.requests_per_batch, reading.in_flight)
+    if measured is not None and measured.latency_of_reads:
+        readers, reads = measured.readers, measured.reads_per_batch
+        requests = max(1, round(reading.requests_per_batch / reads))
+    known = measured is not None and measured.cpu_s_per_gb is not None and measured.decode == workload.run.decode
+    cpu_s = measured.cpu_s_per_gb * batch * record / 1e9 if known and measured is not None and measured.cpu_s_per_gb is not None else None
+    job = Job(
+        name=f"{workload.name}@{workload.run.accelerator}" if workload.run.accelerator else workload.name,
+        accelerators=accelerators,
+        compute_s=compute_s,
+        batch_size=batch,
+        record_bytes=record,
+        record_bytes_stdev=data.record_length_bytes_stdev if measured is None else measured.record_bytes_stdev,
+        prefetch_batches=workload.loader.prefetch_batches if workload.loader.num_workers else 0,
+        readers=readers,
+        reads_per_batch=reads,
+        requests_per_read=requests,
+        in_step=workload.run.sync == "step",
+        cpu_s_per_batch=cpu_s or 0.0,
+        dataset_bytes=float(data.num_samples) * record,
+    )
+    steps_per_s = accelerators * au / compute_s
+    figures = (
+        *_said(job, au, provenance, measured),
+        *_rates(job, steps_per_s, reading, _cpu(steps_per_s, cpu_s, workload.run.decode, measured)),
+        *_files(workload, job, steps_per_s, copies),
+        _memory(workload, accelerators),
+    )
+    return Demand(job, au, figures)
+
+
+def _said(job: Job, au: float, provenance: Mapping[str, str], measured: Measured | None) -> list[Figure]:
+    """What was there before any arithmetic."""
+
+    def figure(name: str, value: float, unit: str, *keys: str) -> Figure:
+        where = next((origin for key in keys for at, origin in provenance.items() if at == key or at.startswith(key + ".")), "default")
+        return Figure(name, value, unit, "asked" if where.startswith("--") else "workload", where)
+
+    return [
+        figure("accelerators", job.accelerators, "", "run.num_accelerators"),
+        figure("AU asked for", au, "", "run.au", "train.au_threshold"),
+        figure("compute time", job.compute_s, "s", "run.compute_time_s", "train.compute_time_s"),
+        figure("batch", job.batch_size, "", "train.batch_size"),
+        figure("sample", job.record_bytes, "B", "dataset.record_length_bytes")
+        if measured is None
+        else Figure("sample", job.record_bytes, "B", "measured", f"mean of {measured.run_id}"),
+    ]
+
+
+def _cpu(steps_per_s: float, cpu_s: float | None, decode: str, measured: Measured | None) -> Figure:
+    """Of a run at the same decode level, or unknown."""
+    if measured is None:
+        return Figure("client CPU", None, "cores", "unknown", "no run says what a byte costs here: --from-run RUN")
+    if cpu_s is None:
+        why = f"{measured.run_id} was at --decode {measured.decode}, and {decode} is asked for" if measured.decode != decode else f"{measured.run_id} does not know"
+        return Figure("client CPU", None, "cores", "unknown", why)
+    why = f"{measured.cpu_s_per_gb:.3g} CPU s/GB at --decode {decode} in {measured.run_id}"
+    return Figure("client CPU", steps_per_s * cpu_s, "cores", "measured", why)
+
+
+def _rates(job: Job, steps_per_s: float, reading: Reading, cpu: Figure) -> list[Figure]:
+    each = "accelerators x AU x batch / compute time"
+    return [
+        Figure("samples", steps_per_s * job.batch_size, "/s", "computed", each),
+        Figure("bandwidth", steps_per_s * job.batch_bytes, "B/s", "computed", f"{each} x sample"),
+        Figure("reads", steps_per_s * reading.requests_per_batch, "/s", reading.origin, reading.why),
+        Figure("reads in flight", job.accelerators * min(reading.in_flight, max(job.prefetch_batches, 1) * math.ceil(reading.requests_per_batch)), "", "assumed", reading.why_in_flight),
+        cpu,
+    ]
+
+
+def _files(workload: Workload, job: Job, steps_per_s: float, copies: int) -> list[Figure]:
+    data = workload.dataset
+    if format_info(data.format).one_sample_per_shard:
+        files, of_file = data.num_samples, 1.0
+    else:
+        files = max(-(-data.num_samples // data.samples_per_shard), min(data.num_samples, LEAST_FILES))
+        of_file = data.num_samples / files
+    by_sample = loader_info(workload.loader.name).unit_of(data.format) == "sample"
+    opens = steps_per_s * job.batch_size / (1.0 if by_sample else of_file)
+    why = "one a sample, where no file is kept open" if by_sample and of_file > 1 else "one a file"
+    return [
+        Figure("dataset", copies * job.dataset_bytes, "B", "computed", f"{data.num_samples} samples" + (f" x {copies} copies" if copies > 1 else "")),
+        Figure("files", copies * files, "", "computed", f"format {data.format}" + (f" x {copies} copies" if copies > 1 else "")),
+        Figure("opens", opens, "/s", "assumed", why),
+    ]
+
+
+def _memory(workload: Workload, accelerators: int) -> Figure:
+    """As `plan` works it out; of a dataset that is long enough for so many accelerators, since a capacity is asked for and no run."""
+    least = workload.train.batch_size * accelerators * (workload.run.warmup_steps + 2)
+    data = workload.dataset.model_copy(update={"num_samples": max(workload.dataset.num_samples, least)})
+    run = workload.run.model_copy(update={"max_steps": None})
+    plan = make_plan(workload.model_copy(update={"dataset": data, "run": run}), accelerators)
+    return Figure("client memory", plan.memory_bytes, "B", "computed", f"{plan.num_processes} processes, {plan.prefetch_batches} batches ahead: as `plan`")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """`num_bytes` written after each `every_s` of training, all of it standing still, and done `within_s`; `kept` of them stay."""
+
+    num_bytes: float
+    every_s: float
+    within_s: float
+    kept: int
+
+    def __post_init__(self) -> None:
+        for name, value in (("--checkpoint-bytes", self.num_bytes), ("--checkpoint-every", self.every_s), ("--checkpoint-within", self.within_s)):
+            if not value > 0:
+                raise UsageError(f"{name} is {value:g}, and must be above 0", "leave all --checkpoint options out for no checkpoints")
+
+    @property
+    def share(self) -> float:
+        """Of the time that is left to training (A8)."""
+        return checkpointed(self.every_s, self.within_s)
+
+    def figures(self) -> list[Figure]:
+        return [
+            Figure("checkpoint writes", self.num_bytes / self.within_s, "B/s", "computed", "--checkpoint-bytes / --checkpoint-within, while it is written"),
+            Figure("checkpoints kept", self.kept * self.num_bytes, "B", "asked", "--checkpoints-kept x --checkpoint-bytes"),
+            Figure("AU lost to checkpoints", 1.0 - self.share, "", "computed", "within / (every + within), written while training stands still"),
+        ]
+
+
+_ADD_UP: Final = ("samples", "bandwidth", "reads", "reads in flight", "client CPU", "dataset", "files", "opens", "client memory")
+
+
+def together(demands: Sequence[Demand], checkpoints: Checkpoints | None) -> list[Figure]:
+    """All jobs at once; what is unknown of one is unknown of all."""
+    found = []
+    for name in _ADD_UP:
+        parts = [next(figure for figure in demand.figures if figure.name == name) for demand in demands]
+        known = [part.value for part in parts if part.value is not None]
+        if len(parts) == 1:
+            found.append(parts[0])
+        elif len(known) < len(parts):
+            found.append(replace(parts[0], value=None, origin="unknown", why="of some of the workloads nothing is known"))
+        else:
+            found.append(replace(parts[0], value=sum(known), origin=parts[0].origin if len({part.origin for part in parts}) == 1 else "assumed", why="sum over the workloads"))
+    if checkpoints is None:
+        return found
+    stored = next(figure for figure in found if figure.name == "dataset")
+    more = checkpoints.figures()
+    whole = (stored.value or 0.0) + (more[1].value or 0.0)
+    return [*found, *more, Figure("capacity", whole, "B", "computed", "dataset and checkpoints kept")]
