@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from storagebench.errors import UsageError
-from storagebench.model.draws import Draws
+from storagebench.model.draws import Draws, Read
 from storagebench.model.system import LINES, Job, System
 from storagebench.model.tally import Span, Tally
 
@@ -47,7 +47,7 @@ class _Path:
     def __init__(self, bandwidth: _Line, requests: _Line, uplink: _Line, link: _Line, cores: _Line) -> None:
         self._bandwidth, self._requests, self._uplink, self._link, self._cores = bandwidth, requests, uplink, link, cores
 
-    def done_s(self, now_s: float, read: tuple[float, float, float, list[float]], cpu_s: float) -> float:
+    def done_s(self, now_s: float, read: Read, cpu_s: float) -> float:
         """When a read is done that is asked for now."""
         link_bytes, store_bytes, store_requests, latencies_s = read
         ends = []
@@ -96,7 +96,7 @@ class _Batch:
 class _Accelerator:
     """One rank with its loader."""
 
-    def __init__(self, env: Any, job: Job, path: _Path, draws: Iterator[tuple[float, float, float, list[float]]], team: _Team | None, span: Span) -> None:
+    def __init__(self, env: Any, job: Job, path: _Path, draws: Iterator[Read], team: _Team | None, span: Span) -> None:
         self._env, self._job, self._path, self._draws, self._team, self._span = env, job, path, draws, team, span
         self._batches: deque[_Batch] = deque()
         self._to_read: deque[_Batch] = deque()
@@ -159,14 +159,14 @@ def run_events(system: System, span: Span, seed: int) -> Tally:
     num_hosts, ranks = 0, []
     for index, job in enumerate(system.jobs):
         team = _Team(env, job) if job.in_step and job.accelerators > 1 else None
-        draws = iter(Draws(job, system, seed + index))
+        draws = Draws(job, system, (seed, index))
         for rank in range(job.accelerators):
             if rank % (hosts.accelerators or job.accelerators) == 0:
                 if num_hosts % (hosts.per_uplink or num_hosts + 1) == 0:
                     uplink = line("uplink", hosts.uplink_bytes_per_s)
                 path = _Path(bandwidth, requests, uplink, line("host link", hosts.link_bytes_per_s), line("client CPU", hosts.cores))
                 num_hosts += 1
-            ranks.append((index, _Accelerator(env, job, path, draws, team, span)))
+            ranks.append((index, _Accelerator(env, job, path, draws.of_rank(rank), team, span)))
     for _, rank in ranks:
         env.process(rank.run())
     env.run(until=span.close_s)

@@ -79,6 +79,7 @@ class _Team:
         self.who = np.arange(first, first + count)
         self._in_step = job.in_step and count > 1
         self._batch, self._read = np.zeros(count, np.int64), np.zeros(count, np.int64)  # which batch of the rank, which read of it
+        self._asked = np.zeros(count, np.int64)  # reads so far
         self._free_s = np.zeros((count, job.readers))
         self._room_s, self._done_s = np.zeros(count), np.zeros(count)
         self._ready_s = np.zeros((count, depth + 1))  # of the batches that have been read and not taken, by their number modulo this
@@ -95,7 +96,8 @@ class _Team:
 
     def draw(self, ranks: Ints, times_s: Floats) -> _Asked:
         """The reads that these ranks ask for, at these times."""
-        reads = self._draws.take(len(ranks))
+        reads = self._draws.of_ranks(ranks, self._asked[ranks])
+        self._asked[ranks] += 1
         counted = (times_s >= self._span.open_s) & (times_s < self._span.close_s)
         self.store_bytes += float(reads.store_bytes[counted].sum())
         self.store_requests += float(reads.store_requests[counted].sum())
@@ -169,7 +171,7 @@ def run_fleet(system: System, span: Span, seed: int) -> Tally:
     """Simulate until the span closes."""
     teams, first = [], 0
     for index, job in enumerate(system.jobs):
-        teams.append(_Team(job, Draws(job, system, seed + index), first, span))
+        teams.append(_Team(job, Draws(job, system, (seed, index)), first, span))
         first += job.accelerators
     lines = _lines(system, span)
     slice_s = min(job.compute_s for job in system.jobs) / _SLICES_OF_A_STEP

@@ -36,7 +36,7 @@ class Tally:
 def prediction_of(system: System, span: Span, tally: Tally, engine: Engine) -> Prediction:
     """AU is the share of the span in which an accelerator computes; in a steady state as many batches lie ready at its end as at its start, so there is no
     prefetch credit to take out (`window`)."""
-    shares = [computed_s / (job.accelerators * span.length_s) for job, computed_s in zip(system.jobs, tally.compute_s, strict=True)]
+    shares = [float(computed_s) / (job.accelerators * span.length_s) for job, computed_s in zip(system.jobs, tally.compute_s, strict=True)]
     au = {job.name: min(1.0, share) for job, share in zip(system.jobs, shares, strict=True)}
     busy = {name: min(1.0, seconds / span.length_s) for name, seconds in tally.lines_s.items()}
     return Prediction(
