@@ -158,12 +158,17 @@ def _said(job: Job, au: float, provenance: Mapping[str, str], measured: Measured
     return [
         figure("accelerators", job.accelerators, "", "run.num_accelerators"),
         figure("AU asked for", au, "", "run.au", "train.au_threshold"),
-        figure("compute time", job.compute_s, "s", "run.compute_time_s", "train.compute_time_s"),
+        replace(figure("compute time", job.compute_s, "s", "run.compute_time_s"), **_table(job.name, provenance)),
         figure("batch", job.batch_size, "", "train.batch_size"),
         figure("sample", job.record_bytes, "B", "dataset.record_length_bytes")
         if measured is None
         else Figure("sample", job.record_bytes, "B", "measured", f"mean of {measured.run_id}"),
     ]
+
+
+def _table(name: str, provenance: Mapping[str, str]) -> dict[str, str]:
+    """Where a compute time is from that nobody asked for otherwise."""
+    return {} if "run.compute_time_s" in provenance else {"why": f"train.compute_time_s of {name}"}
 
 
 def _cpu(steps_per_s: float, cpu_s: float | None, decode: str, measured: Measured | None) -> Figure:

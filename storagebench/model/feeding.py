@@ -16,8 +16,8 @@ from storagebench.model.system import Latency, Prediction, System
 from storagebench.units import parse_duration, parse_per_second, parse_rate, parse_size
 
 MOST_ACCELERATORS: Final = 100_000
-# Steps that a prediction takes: AU moves by less than 0.005 with more of them (tests/unit/test_simulation.py).
-STEPS, STEPS_OF_MANY, MANY = 120, 40, 2000
+# Steps of a prediction. Where in a step the window is cut moves AU by AU (1 - AU) / steps at most, 0.004; what is left to chance needs more of them, or many accelerators.
+STEPS, STEPS_OF_CHANCE, MANY = 60, 150, 2000
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ def with_accelerators(system: System, number: int) -> System:
 
 
 def predict(system: System, seed: int = 1) -> Prediction:
-    """By the simulation, over as many steps as its size allows."""
-    return simulate(system, STEPS if system.accelerators <= MANY else STEPS_OF_MANY, seed)
+    """By the simulation, over as many steps as it needs."""
+    by_chance = system.store.latency.varies or system.reaching() != (1.0, 1.0)
+    return simulate(system, STEPS_OF_CHANCE if by_chance and system.accelerators <= MANY else STEPS, seed)
 
 
 def largest(system: System, asked: Sequence[float], ask: Callable[[int], Prediction]) -> Largest:

@@ -8,8 +8,8 @@ from storagebench.model.bound import bound
 from storagebench.model.system import Engine, Prediction, System
 from storagebench.model.tally import Span, prediction_of
 
-# More reads than these in all (an event each, some 10 us) go through the recurrence.
-MOST_EVENTS: Final = 300_000
+# More reads than these in all (an event or two each, some 15 us) go through the recurrence.
+MOST_EVENTS: Final = 60_000
 MOST_ACCELERATORS: Final = 512
 
 

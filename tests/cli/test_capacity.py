@@ -105,7 +105,7 @@ def test_as_text(cli_here: Any) -> None:
 @pytest.mark.slow
 def test_the_commands_of_the_page_run(cli: Any, cli_here: Any, tmp_path: Path) -> None:
     pytest.importorskip("simpy")
-    commands = [line for block in BLOCKS for line in block.replace("/mnt/", f"{tmp_path}/").replace("results", f"{tmp_path}/results").splitlines()]
+    commands = [line for block in BLOCKS for line in block.replace("/mnt/", f"{tmp_path}/").replace(" results", f" {tmp_path}/results").splitlines()]
     assert len(commands) >= 6
     for command in commands:
         program, *words = shlex.split(command)

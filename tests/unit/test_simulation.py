@@ -202,21 +202,21 @@ def both(store: str, shape: str, in_step: bool, ranks: int, steps: int) -> tuple
 
 @pytest.mark.parametrize(("store", "in_step"), list(product(STORES, (True, False))))
 def test_the_recurrence_agrees_with_the_events(store: str, in_step: bool) -> None:
-    events, steps = both(store, "plain", in_step, 16, 1500)
+    events, steps = both(store, "plain", in_step, 16, 300)
     assert steps == pytest.approx(events, abs=0.005)
 
 
 @pytest.mark.catalogue
 @pytest.mark.parametrize(("store", "shape", "in_step"), list(product(STORES, SHAPES, (True, False))))
 def test_the_recurrence_agrees_with_the_events_everywhere(store: str, shape: str, in_step: bool) -> None:
-    events, steps = both(store, shape, in_step, 48, 2500)
+    events, steps = both(store, shape, in_step, 48, 600)
     assert steps == pytest.approx(events, abs=0.005)
 
 
 def test_two_workloads_agree_too() -> None:
     jobs = (one(12, prefetch_batches=4), replace(one(20, 0.04, prefetch_batches=2, record_bytes=2e5), name="other"))
     system = System(jobs, Store(1e9, 400, latency=Latency(0.005, exponential_s=0.01)))
-    events, steps = (simulate(system, 600, engine=engine) for engine in ("events", "steps"))  # type: ignore[arg-type]
+    events, steps = (simulate(system, 150, engine=engine) for engine in ("events", "steps"))  # type: ignore[arg-type]
     for name in events.au:
         assert steps.au[name] == pytest.approx(events.au[name], abs=0.005)
     assert steps.limited_by == events.limited_by
