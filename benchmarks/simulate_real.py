@@ -117,7 +117,18 @@ def dataset(folder: Path, num_samples: int) -> Path:
     place = folder / f"npy-{num_samples}"
     if not (place / "manifest.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        options = ("--format", "npy", "--payload", "bytes", "--num-samples", str(num_samples), "--record-length", str(RECORD_BYTES), "--record-length-stdev", "0")
+        options = (
+            "--format",
+            "npy",
+            "--payload",
+            "bytes",
+            "--num-samples",
+            str(num_samples),
+            "--record-length",
+            str(RECORD_BYTES),
+            "--record-length-stdev",
+            "0",
+        )
         subprocess.run([*CLI, "generate", "quick", *options, "--data-dir", str(place)], check=True, stdout=subprocess.DEVNULL)
     return place
 

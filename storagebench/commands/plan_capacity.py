@@ -90,7 +90,8 @@ def _plain(value: Any) -> Any:
 
 def _demands(chosen: Configured, asked: Mapping[str, Any], measured: Measured | None) -> list[Demand]:
     """That of the argument first."""
-    from storagebench.model.capacity import demand_of, reading_of
+    from storagebench.model.capacity import demand_of
+    from storagebench.model.reading import reading_of
     from storagebench.units import parse_size
 
     request_bytes = parse_size(asked["--request-size"]) if "--request-size" in asked else None
@@ -99,7 +100,11 @@ def _demands(chosen: Configured, asked: Mapping[str, Any], measured: Measured | 
     demands: list[Demand] = []
     for one, number in [(chosen, chosen.workload.run.num_accelerators), *(_mixed(text) for text in asked.get("--mix", ()))]:
         mine = measured if one is chosen else None
-        origins = {**one.provenance, **({"run.num_accelerators": "--mix"} if one is not chosen else {}), **({"run.au": "--au"} if "--au" in asked else {})}
+        origins = {
+            **one.provenance,
+            **({"run.num_accelerators": "--mix"} if one is not chosen else {}),
+            **({"run.au": "--au"} if "--au" in asked else {}),
+        }
         reading = reading_of(one.workload, asked.get("--reads-in-flight"), request_bytes, mine)
         demand = demand_of(one.workload, number, asked.get("--au", one.workload.train.au_threshold), reading, origins, mine, asked.get("--copies", 1))
         if any(other.job.name == demand.job.name for other in demands):
@@ -122,7 +127,9 @@ def _mixed(text: str) -> tuple[Configured, int]:
     one = configured(name, {"opt_accelerator": accelerator or None}, ())
     if not accelerator and not one.workload.run.accelerator:
         table = one.workload.train.compute_time_s
-        raise UsageError(f"--mix {text!r} names no accelerator ({name} knows: {', '.join(sorted(table)) or 'none'})", f"write it as --mix {name}@NAME={number}")
+        raise UsageError(
+            f"--mix {text!r} names no accelerator ({name} knows: {', '.join(sorted(table)) or 'none'})", f"write it as --mix {name}@NAME={number}"
+        )
     return one, int(number)
 
 
@@ -135,7 +142,9 @@ def _checkpoints(asked: Mapping[str, Any]) -> Checkpoints | None:
     if len(missing) == len(flags) and "--checkpoints-kept" not in asked:
         return None
     if missing:
-        raise UsageError(f"checkpoints need {' and '.join(missing)}, too", "give all of --checkpoint-bytes, --checkpoint-every and --checkpoint-within")
+        raise UsageError(
+            f"checkpoints need {' and '.join(missing)}, too", "give all of --checkpoint-bytes, --checkpoint-every and --checkpoint-within"
+        )
     size, every, within = (asked[flag] for flag in flags)
     return Checkpoints(parse_size(size), parse_duration(every), parse_duration(within), asked.get("--checkpoints-kept", 1))
 
@@ -175,7 +184,9 @@ def _system(demands: list[Demand], asked: Mapping[str, Any], measured: Measured 
         cache_bytes=read("--host-cache", parse_size, 0.0),
     )
     if "--accelerators-per-host" not in asked and any(flag in asked for flag in ("--host-link", "--host-cores", "--host-cache")):
-        raise UsageError("--host-link, --host-cores and --host-cache are of one host, and how many accelerators it has is not said", "give --accelerators-per-host")
+        raise UsageError(
+            "--host-link, --host-cores and --host-cache are of one host, and how many accelerators it has is not said", "give --accelerators-per-host"
+        )
     if "--host-cores" in asked and (measured is None or measured.cpu_s_per_gb is None):
         raise UsageError("--host-cores is given, and what a byte costs of them is not known", "give --from-run, or leave it out")
     return System(
@@ -187,7 +198,9 @@ def _system(demands: list[Demand], asked: Mapping[str, Any], measured: Measured 
     )
 
 
-def _feeds(demands: list[Demand], system: System, asked: Mapping[str, Any], measured: Measured | None, checkpoints: Checkpoints | None) -> dict[str, Any]:
+def _feeds(
+    demands: list[Demand], system: System, asked: Mapping[str, Any], measured: Measured | None, checkpoints: Checkpoints | None
+) -> dict[str, Any]:
     """What was said of the store, the largest number, the table, and the questions."""
     from dataclasses import replace
 
@@ -213,7 +226,9 @@ def _feeds(demands: list[Demand], system: System, asked: Mapping[str, Any], meas
         first = Row(number, predict(replace(system, warm=False)), first_epoch=True).as_dict()
     return {
         "said": {flag: str(value) for flag, value in asked.items() if flag in (*_STORE, "--accelerators-per-host", "--cache-rule")},
-        "fetch_times": None if not system.store.latency.of_read or measured is None else {"run": measured.run_id, "reads": len(measured.fetch_s), "accelerators": measured.accelerators},
+        "fetch_times": None
+        if not system.store.latency.of_read or measured is None
+        else {"run": measured.run_id, "reads": len(measured.fetch_s), "accelerators": measured.accelerators},
         "au_asked": {demand.job.name: demand.au for demand in demands},
         "largest": {**most.__dict__, "predicted": True},
         "base": base.as_dict(),

@@ -8,23 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from storagebench.errors import UsageError
 from storagebench.model.closed_forms import checkpointed
 from storagebench.model.measured import Measured
+from storagebench.model.reading import Origin, Reading, shaped_reads
 from storagebench.model.system import Job
 from storagebench.plan import make_plan
 from storagebench.registry import format_info, loader_info
 from storagebench.workload import Workload
 
-Origin = Literal["asked", "workload", "computed", "measured", "assumed", "unknown", "predicted"]
-# What loaders ask a store for: `direct` parts of long samples (storage.queues.DIRECT_READ_BYTES), those that read shards in sequence such chunks (storage.counting.STREAM_BUFFER_BYTES).
-DIRECT_READ_BYTES: Final = 2 * 2**20
-STREAM_READ_BYTES: Final = 2**20
-DIRECT_DEPTH: Final = 32  # reads in flight of one worker of `direct` where --io-depth is not given (storage.queues.DIRECT_DEPTH)
-# A simulated batch has at most so many reads; where a loader sends more requests, each read stands for several that are in flight together.
-MOST_READS: Final = 8
 LEAST_FILES: Final = 64  # sampling.shard_sizes: no dataset of several samples a file has fewer, but one with fewer samples
 
 
@@ -52,54 +46,6 @@ class Demand:
 
     def value(self, name: str) -> float | None:
         return next(figure.value for figure in self.figures if figure.name == name)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a workload's loader asks for a batch: requests of a batch, how many of them an accelerator has in flight, and why so."""
-
-    requests_per_batch: float
-    in_flight: int
-    why: str
-    why_in_flight: str
-    origin: Origin = "assumed"
-
-
-def reading_of(workload: Workload, in_flight: int | None, request_bytes: int | None, measured: Measured | None) -> Reading:
-    """By loader and format, where neither --request-size nor a run says. `in_flight`: --reads-in-flight."""
-    loader, data, batch = workload.loader, workload.dataset, workload.train.batch_size
-    record, unit = data.record_length_bytes, loader_info(loader.name).unit_of(data.format)
-    workers = max(loader.num_workers, 1)
-    flight, why_flight = workers, f"loader {loader.name}: {workers} workers, a read each"
-    if loader.name == "direct" and unit == "sample":
-        depth = loader.io_depth or DIRECT_DEPTH
-        flight, why_flight = workers * depth, f"loader direct: {workers} workers with {depth} reads each"
-    if in_flight is not None:
-        flight, why_flight = in_flight, "--reads-in-flight"
-    if measured is not None and measured.requests_per_sample is not None:
-        return Reading(batch * measured.requests_per_sample, flight, f"{measured.requests_per_sample:.3g} a sample in {measured.run_id}", why_flight, "measured")
-    if request_bytes is not None:
-        return Reading(batch * -(-record // request_bytes), flight, "--request-size", why_flight, "asked")
-    if unit == "sample":
-        parts = -(-record // DIRECT_READ_BYTES) if loader.name == "direct" else 1
-        return Reading(batch * parts, flight, f"loader {loader.name}: " + ("a read a sample" if parts == 1 else f"{parts} reads of 2 MiB a sample"), why_flight)
-    chunk = data.row_group_bytes if unit == "row_group" else STREAM_READ_BYTES
-    what = "row groups" if unit == "row_group" else "chunks of 1 MiB of a shard"
-    return Reading(max(batch * record / chunk, 1e-3), flight, f"loader {loader.name}: {what}", why_flight)
-
-
-def shaped_reads(requests_per_batch: float, in_flight: int) -> tuple[int, int, int]:
-    """(readers, reads of a batch, requests of a read) that stand for so many requests of a batch with so many in flight: `MOST_READS` reads of a batch, where so many
-    requests may be in flight that each can stand for several, and never more in flight than that.
-
-    >>> shaped_reads(7, 4), shaped_reads(400, 32), shaped_reads(0.5, 8)
-    ((4, 7, 1), (1, 13, 32), (8, 1, 1))
-    """
-    requests = max(1, math.ceil(requests_per_batch))
-    if requests <= MOST_READS:
-        return in_flight, requests, 1
-    each = min(in_flight, -(-requests // MOST_READS))
-    return in_flight // each, -(-requests // each), each
 
 
 def demand_of(
@@ -158,7 +104,9 @@ def _said(job: Job, au: float, provenance: Mapping[str, str], measured: Measured
     return [
         figure("accelerators", job.accelerators, "", "run.num_accelerators"),
         figure("AU asked for", au, "", "run.au", "train.au_threshold"),
-        replace(figure("compute time", job.compute_s, "s", "run.compute_time_s"), **_table(job.name, provenance)),
+        figure("compute time", job.compute_s, "s", "run.compute_time_s")
+        if "run.compute_time_s" in provenance
+        else Figure("compute time", job.compute_s, "s", "workload", f"train.compute_time_s of {job.name}"),
         figure("batch", job.batch_size, "", "train.batch_size"),
         figure("sample", job.record_bytes, "B", "dataset.record_length_bytes")
         if measured is None
@@ -166,17 +114,16 @@ def _said(job: Job, au: float, provenance: Mapping[str, str], measured: Measured
     ]
 
 
-def _table(name: str, provenance: Mapping[str, str]) -> dict[str, str]:
-    """Where a compute time is from that nobody asked for otherwise."""
-    return {} if "run.compute_time_s" in provenance else {"why": f"train.compute_time_s of {name}"}
-
-
 def _cpu(steps_per_s: float, cpu_s: float | None, decode: str, measured: Measured | None) -> Figure:
     """Of a run at the same decode level, or unknown."""
     if measured is None:
         return Figure("client CPU", None, "cores", "unknown", "no run says what a byte costs here: --from-run RUN")
     if cpu_s is None:
-        why = f"{measured.run_id} was at --decode {measured.decode}, and {decode} is asked for" if measured.decode != decode else f"{measured.run_id} does not know"
+        why = (
+            f"{measured.run_id} was at --decode {measured.decode}, and {decode} is asked for"
+            if measured.decode != decode
+            else f"{measured.run_id} does not know"
+        )
         return Figure("client CPU", None, "cores", "unknown", why)
     why = f"{measured.cpu_s_per_gb:.3g} CPU s/GB at --decode {decode} in {measured.run_id}"
     return Figure("client CPU", steps_per_s * cpu_s, "cores", "measured", why)
@@ -188,7 +135,13 @@ def _rates(job: Job, steps_per_s: float, reading: Reading, cpu: Figure) -> list[
         Figure("samples", steps_per_s * job.batch_size, "/s", "computed", each),
         Figure("bandwidth", steps_per_s * job.batch_bytes, "B/s", "computed", f"{each} x sample"),
         Figure("reads", steps_per_s * reading.requests_per_batch, "/s", reading.origin, reading.why),
-        Figure("reads in flight", job.accelerators * min(reading.in_flight, max(job.prefetch_batches, 1) * math.ceil(reading.requests_per_batch)), "", "assumed", reading.why_in_flight),
+        Figure(
+            "reads in flight",
+            job.accelerators * min(reading.in_flight, max(job.prefetch_batches, 1) * math.ceil(reading.requests_per_batch)),
+            "",
+            "assumed",
+            reading.why_in_flight,
+        ),
         cpu,
     ]
 
@@ -216,7 +169,9 @@ def _memory(workload: Workload, accelerators: int) -> Figure:
     data = workload.dataset.model_copy(update={"num_samples": max(workload.dataset.num_samples, least)})
     run = workload.run.model_copy(update={"max_steps": None})
     plan = make_plan(workload.model_copy(update={"dataset": data, "run": run}), accelerators)
-    return Figure("client memory", plan.memory_bytes, "B", "computed", f"{plan.num_processes} processes, {plan.prefetch_batches} batches ahead: as `plan`")
+    return Figure(
+        "client memory", plan.memory_bytes, "B", "computed", f"{plan.num_processes} processes, {plan.prefetch_batches} batches ahead: as `plan`"
+    )
 
 
 @dataclass(frozen=True)
@@ -240,7 +195,13 @@ class Checkpoints:
 
     def figures(self) -> list[Figure]:
         return [
-            Figure("checkpoint writes", self.num_bytes / self.within_s, "B/s", "computed", "--checkpoint-bytes / --checkpoint-within, while it is written"),
+            Figure(
+                "checkpoint writes",
+                self.num_bytes / self.within_s,
+                "B/s",
+                "computed",
+                "--checkpoint-bytes / --checkpoint-within, while it is written",
+            ),
             Figure("checkpoints kept", self.kept * self.num_bytes, "B", "asked", "--checkpoints-kept x --checkpoint-bytes"),
             Figure("AU lost to checkpoints", 1.0 - self.share, "", "computed", "within / (every + within), written while training stands still"),
         ]
@@ -260,7 +221,14 @@ def together(demands: Sequence[Demand], checkpoints: Checkpoints | None) -> list
         elif len(known) < len(parts):
             found.append(replace(parts[0], value=None, origin="unknown", why="of some of the workloads nothing is known"))
         else:
-            found.append(replace(parts[0], value=sum(known), origin=parts[0].origin if len({part.origin for part in parts}) == 1 else "assumed", why="sum over the workloads"))
+            found.append(
+                replace(
+                    parts[0],
+                    value=sum(known),
+                    origin=parts[0].origin if len({part.origin for part in parts}) == 1 else "assumed",
+                    why="sum over the workloads",
+                )
+            )
     if checkpoints is None:
         return found
     stored = next(figure for figure in found if figure.name == "dataset")

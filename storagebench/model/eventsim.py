@@ -145,34 +145,47 @@ class _Accelerator:
         self._read()
 
 
+class _Lines:
+    """All lines of a system, by kind."""
+
+    def __init__(self, system: System, span: Span) -> None:
+        self._hosts, self._span = system.hosts, span
+        self.of: dict[str, list[_Line]] = {name: [] for name in LINES}
+        self._bandwidth = self._more("store bandwidth", system.store.bytes_per_s)
+        self._requests = self._more("store requests", system.store.requests_per_s)
+
+    def _more(self, kind: str, rate: float) -> _Line:
+        self.of[kind].append(_Line(rate, self._span))
+        return self.of[kind][-1]
+
+    def to_next_host(self) -> _Path:
+        """Of one host more, with an uplink more where the last one has its hosts."""
+        hosts, number = self._hosts, len(self.of["host link"])
+        if number % (hosts.per_uplink or number + 1) == 0:
+            self._more("uplink", hosts.uplink_bytes_per_s)
+        link, cores = self._more("host link", hosts.link_bytes_per_s), self._more("client CPU", hosts.cores)
+        return _Path(self._bandwidth, self._requests, self.of["uplink"][-1], link, cores)
+
+
 def run_events(system: System, span: Span, seed: int) -> Tally:
     """Simulate until the span closes. Raises UsageError where SimPy is not installed."""
-    env = _simpy().Environment()
-    store, hosts = system.store, system.hosts
-    lines: dict[str, list[_Line]] = {name: [] for name in LINES}
-
-    def line(kind: str, rate: float) -> _Line:
-        lines[kind].append(_Line(rate, span))
-        return lines[kind][-1]
-
-    bandwidth, requests = line("store bandwidth", store.bytes_per_s), line("store requests", store.requests_per_s)
-    num_hosts, ranks = 0, []
+    env, lines = _simpy().Environment(), _Lines(system, span)
+    jobs: list[list[_Accelerator]] = []
     for index, job in enumerate(system.jobs):
         team = _Team(env, job) if job.in_step and job.accelerators > 1 else None
-        draws = Draws(job, system, (seed, index))
+        draws, of_host, ranks = Draws(job, system, (seed, index)), system.hosts.accelerators or job.accelerators, []
         for rank in range(job.accelerators):
-            if rank % (hosts.accelerators or job.accelerators) == 0:
-                if num_hosts % (hosts.per_uplink or num_hosts + 1) == 0:
-                    uplink = line("uplink", hosts.uplink_bytes_per_s)
-                path = _Path(bandwidth, requests, uplink, line("host link", hosts.link_bytes_per_s), line("client CPU", hosts.cores))
-                num_hosts += 1
-            ranks.append((index, _Accelerator(env, job, path, draws.of_rank(rank), team, span)))
-    for _, rank in ranks:
-        env.process(rank.run())
+            if rank % of_host == 0:
+                path = lines.to_next_host()
+            ranks.append(_Accelerator(env, job, path, draws.of_rank(rank), team, span))
+        jobs.append(ranks)
+    everyone = [each for ranks in jobs for each in ranks]
+    for each in everyone:
+        env.process(each.run())
     env.run(until=span.close_s)
     return Tally(
-        compute_s=[sum(rank.compute_s for of, rank in ranks if of == index) for index in range(len(system.jobs))],
-        lines_s={name: max(each.busy_s for each in some) for name, some in lines.items()},
-        store_bytes=sum(rank.store_bytes for _, rank in ranks),
-        store_requests=sum(rank.store_requests for _, rank in ranks),
+        compute_s=[sum(each.compute_s for each in ranks) for ranks in jobs],
+        lines_s={name: max(line.busy_s for line in some) for name, some in lines.of.items()},
+        store_bytes=sum(each.store_bytes for each in everyone),
+        store_requests=sum(each.store_requests for each in everyone),
     )

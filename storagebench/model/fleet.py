@@ -61,13 +61,11 @@ class _Lines:
         ends = np.maximum.accumulate(waits + lift) - lift + before_s + lasts
         self._free_s[group[np.append(first[1:], len(group)) - 1]] = ends[np.append(first[1:], len(group)) - 1]
         self.busy_s += np.bincount(group, self._within(ends, lasts), len(self.busy_s))
-        ends_s = np.empty_like(ends)
-        ends_s[order] = ends
-        return ends_s
+        return np.asarray(ends[np.argsort(order, kind="stable")])
 
     def _within(self, ends_s: Floats, lasts_s: Floats) -> Floats:
         """Seconds of their work within the span."""
-        return np.maximum(np.minimum(ends_s, self._span.close_s) - np.maximum(ends_s - lasts_s, self._span.open_s), 0.0)
+        return np.asarray(np.maximum(np.minimum(ends_s, self._span.close_s) - np.maximum(ends_s - lasts_s, self._span.open_s), 0.0))
 
 
 class _Team:
@@ -218,8 +216,6 @@ def _slice(teams: list[_Team], lines: dict[str, _Lines], end_s: float) -> None:
     for some in asked:
         some.team.answered(some.ranks, done_s[low : low + len(some.ranks)])
         low += len(some.ranks)
-
-
 
 
 def _done_s(asked: list[_Asked], lines: dict[str, _Lines], times_s: Floats, order: Ints) -> Floats:

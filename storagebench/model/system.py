@@ -99,7 +99,9 @@ class Job:
     def __post_init__(self) -> None:
         for name in ("accelerators", "batch_size", "record_bytes", "readers", "reads_per_batch", "requests_per_read", "compute_s"):
             if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name} of {self.name} is {getattr(self, name)}, and must be above 0", "a simulation needs a workload that computes and reads")
+                raise UsageError(
+                    f"{name} of {self.name} is {getattr(self, name)}, and must be above 0", "a simulation needs a workload that computes and reads"
+                )
         for name in ("record_bytes_stdev", "prefetch_batches", "cpu_s_per_batch", "dataset_bytes"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} of {self.name} is {getattr(self, name)}, and must be 0 or more", "choose another value")

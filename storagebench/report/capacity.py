@@ -13,7 +13,9 @@ def capacity_text(found: Mapping[str, Any]) -> str:
     lines: list[str] = []
     for one in found["workloads"]:
         several = len(found["workloads"]) > 1
-        shown = one["figures"] if several else [figure for figure in one["figures"] if figure["name"] not in {need["name"] for need in found["needs"]}]
+        shown = (
+            one["figures"] if several else [figure for figure in one["figures"] if figure["name"] not in {need["name"] for need in found["needs"]}]
+        )
         lines += [f"{one['name']}:", *_figures(shown), ""]
     lines += ["needs" + (", all workloads together:" if len(found["workloads"]) > 1 else ":"), *_figures(found["needs"])]
     if found["feeds"] is not None:
@@ -73,7 +75,9 @@ def _base(feeds: Mapping[str, Any]) -> list[str]:
     lines = [f"  at {row['accelerators']:,}: {_au(row)}, limited by {row['limited_by']}"]
     if feeds["first_epoch"] is not None:
         lines[0] += ", in an epoch after the first"
-        lines.append(f"  in the first epoch, with nothing in the caches: {_au(feeds['first_epoch'])}, limited by {feeds['first_epoch']['limited_by']}")
+        lines.append(
+            f"  in the first epoch, with nothing in the caches: {_au(feeds['first_epoch'])}, limited by {feeds['first_epoch']['limited_by']}"
+        )
     if share is not None:
         lines.append("  with the checkpoints: " + ", ".join(f"{name} AU {au * share:.3f}" for name, au in row["au"].items()))
     return lines

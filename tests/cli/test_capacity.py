@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from storagebench.model.capacity import Checkpoints, shaped_reads
+from storagebench.model.capacity import Checkpoints
 from storagebench.model.feeding import around, parse_change
+from storagebench.model.reading import shaped_reads
 from storagebench.units import parse_per_second, parse_rate
 
 PAGE = (Path(__file__).parents[2] / "docs" / "capacity.md").read_text()
@@ -83,7 +84,19 @@ def test_what_a_store_can_feed(cli_here: Any) -> None:
 
 def test_a_cache_helps_from_the_second_epoch_on(cli_here: Any) -> None:
     pytest.importorskip("simpy")
-    arguments = ("plan", "resnet50", "--accelerator", "h100", "--num-accelerators", "64", "--capacity", "--store-bandwidth", "6GB/s", "--shared-cache", "73442GB")
+    arguments = (
+        "plan",
+        "resnet50",
+        "--accelerator",
+        "h100",
+        "--num-accelerators",
+        "64",
+        "--capacity",
+        "--store-bandwidth",
+        "6GB/s",
+        "--shared-cache",
+        "73442GB",
+    )
     half = str(round(1281024 * 114660 / 2))
     found = capacity(cli_here, *arguments[:-1], half)["feeds"]
     first, later = (found[name]["au"]["resnet50@h100"] for name in ("first_epoch", "base"))

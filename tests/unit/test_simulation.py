@@ -26,7 +26,10 @@ def one(ranks: int = 1, compute_s: float = 0.1, **fields: object) -> Job:
     return Job(**{"name": "job", "accelerators": ranks, "compute_s": compute_s, "batch_size": 8, "record_bytes": BATCH_BYTES / 8, **fields})  # type: ignore[arg-type]
 
 
-def on(job: Job, demand: float = 0.0, latency: Latency = Latency(), **fields: object) -> System:
+NO_LATENCY = Latency()
+
+
+def on(job: Job, demand: float = 0.0, latency: Latency = NO_LATENCY, **fields: object) -> System:
     """The job on a store whose bandwidth it would take `demand` times; 0 for no limit."""
     bandwidth = job.accelerators * job.batch_bytes / job.compute_s / demand if demand else math.inf
     return System((job,), Store(bandwidth, latency=latency), **fields)  # type: ignore[arg-type]
@@ -178,7 +181,12 @@ def test_links_uplinks_and_cores() -> None:
 # -- both engines ---------------------------------------------------------------------------------------------------------------------------------------
 
 JITTER = Latency(0.02, exponential_s=0.05)
-SHAPES = {"plain": {}, "pieces": {"reads_per_batch": 4, "readers": 4}, "bursts": {"requests_per_read": 8, "readers": 2}, "no prefetch": {"prefetch_batches": 0}}
+SHAPES = {
+    "plain": {},
+    "pieces": {"reads_per_batch": 4, "readers": 4},
+    "bursts": {"requests_per_read": 8, "readers": 2},
+    "no prefetch": {"prefetch_batches": 0},
+}
 STORES = {
     "uncontended": (0.0, math.inf, Latency(0.01), {}),
     "bandwidth": (1.6, math.inf, Latency(), {}),
