@@ -3,7 +3,8 @@
 - known: from what the store was set to. Of a random latency its very values are known too, since they follow from the seed; in which order they come is left to chance.
 - measured: from a run of one accelerator with one worker: the times of its reads less what their bytes take on the wire, and its CPU time.
 
-Prints AU, both predictions and the differences; exit code 1 where one is more than 0.03 off, twice in a row (this is a real machine, and others may use it).
+Prints AU, both predictions and the differences; exit code 1 where one is more than 0.03 off. On a host that others keep busy reads take
+longer than they should, so an answer that is off is taken again, twice at most; how much of the run its late wake-ups took stands beside it.
 
     python benchmarks/simulate_real.py --folder DIR        (4 minutes)
 """
@@ -33,6 +34,7 @@ from storagebench.storage.shaped import jitter_ns
 
 CLI = (sys.executable, "-P", "-m", "storagebench")
 WITHIN = 0.03
+TAKES = 3
 RECORD_BYTES = 64_000
 SEED = 1
 SIMULATED_STEPS = 2_000
@@ -65,14 +67,15 @@ class Setting:
         return options
 
 
+# Steps are long, so that what the host adds to a read (0.2 to 2 ms, as busy as it is) is little of it.
 SETTINGS = (
-    Setting("bandwidth", 0.060, 120, 4, 4, 2, knee=3),
-    Setting("latency with jitter", 0.025, 300, 1, 2, 1, latency_s=0.005, jitter_s=0.018),
-    Setting("mixed", 0.050, 150, 4, 4, 2, knee=4.5, latency_s=0.020, jitter_s=0.025),
-    Setting("mixed, each on its own", 0.050, 150, 4, 2, 2, knee=4.5, latency_s=0.030, jitter_s=0.025, sync="none"),
+    Setting("bandwidth", 0.080, 90, 4, 4, 2, knee=3),
+    Setting("latency with jitter", 0.080, 140, 1, 2, 1, latency_s=0.015, jitter_s=0.055),
+    Setting("mixed", 0.080, 100, 4, 4, 2, knee=4.5, latency_s=0.030, jitter_s=0.045),
+    Setting("mixed, each on its own", 0.080, 100, 4, 2, 2, knee=4.5, latency_s=0.050, jitter_s=0.045, sync="none"),
 )
 # Small enough for a test: half a minute with 1, 2, 4 and 8.
-SMOKE = (Setting("mixed", 0.040, 60, 4, 2, 2, knee=3.5, latency_s=0.015, jitter_s=0.015),)
+SMOKE = (Setting("mixed", 0.050, 50, 4, 2, 2, knee=3.5, latency_s=0.020, jitter_s=0.020),)
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Row:
     setting: str
     accelerators: int
     measured: float
-    au_null: float
+    host_delay_share: float
     from_known: float
     from_measured: float
     limited_by: str
@@ -93,7 +96,7 @@ class Row:
 
     def show(self) -> str:
         return (
-            f"{self.setting}, {self.accelerators}: AU {self.measured:.4f} (null {self.au_null:.3f}), known {self.from_known:.4f} ({self.from_known - self.measured:+.4f}), "
+            f"{self.setting}, {self.accelerators}: AU {self.measured:.4f} (late wake-ups of the host {self.host_delay_share:.1%}), known {self.from_known:.4f} ({self.from_known - self.measured:+.4f}), "
             f"measured {self.from_measured:.4f} ({self.from_measured - self.measured:+.4f}), {self.limited_by}  {'ok' if self.worst <= WITHIN else 'OFF'}"
         )
 
@@ -144,7 +147,7 @@ def compare(data: Path, setting: Setting, accelerators: Sequence[int]) -> list[R
         found = measured_of_run(run(data, one, stored_bytes, 1, Path(results)))
         rows = []
         for number in accelerators:
-            for _ in range(2):
+            for _ in range(TAKES):
                 summary = load(run(data, setting, stored_bytes, number, Path(results)))
                 row = foretold(setting, number, stored_bytes, drawn_s(setting, stored, number), found, summary)
                 print(row.show(), flush=True)
@@ -206,7 +209,15 @@ def foretold(setting: Setting, accelerators: int, stored_bytes: float, drawn: tu
         Hosts(cores=float(len(os.sched_getaffinity(0)))),
     )
     first, second = simulate(known, SIMULATED_STEPS), simulate(other, SIMULATED_STEPS)
-    return Row(setting.name, accelerators, summary["au_nominal"], summary["au_null"], first.least_au, second.least_au, first.limited_by)
+    return Row(
+        setting.name,
+        accelerators,
+        summary["au_nominal"],
+        summary["host_delay_s"] / summary["window_s"],
+        first.least_au,
+        second.least_au,
+        first.limited_by,
+    )
 
 
 if __name__ == "__main__":

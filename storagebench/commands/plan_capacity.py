@@ -78,14 +78,10 @@ def print_capacity(chosen: Configured, asked: Mapping[str, Any], as_json: bool) 
     }
     if any(flag in asked for flag in (*_STORE, "--what-if")):
         found["feeds"] = _feeds(demands, _system(demands, asked, measured), asked, measured, checkpoints)
-    click.echo(json.dumps({"capacity": found}, indent=1, default=_plain) + "\n" if as_json else capacity_text(found), nl=False)
+    click.echo(json.dumps({"capacity": found}, indent=1) + "\n" if as_json else capacity_text(found), nl=False)
 
 
 _STORE = ("--store-bandwidth", "--store-iops", "--store-latency", "--host-link", "--host-cores", "--shared-cache", "--host-cache", "--from-run")
-
-
-def _plain(value: Any) -> Any:
-    raise TypeError(f"{value!r} is no JSON")
 
 
 def _demands(chosen: Configured, asked: Mapping[str, Any], measured: Measured | None) -> list[Demand]:
@@ -187,8 +183,11 @@ def _system(demands: list[Demand], asked: Mapping[str, Any], measured: Measured 
         raise UsageError(
             "--host-link, --host-cores and --host-cache are of one host, and how many accelerators it has is not said", "give --accelerators-per-host"
         )
-    if "--host-cores" in asked and (measured is None or measured.cpu_s_per_gb is None):
-        raise UsageError("--host-cores is given, and what a byte costs of them is not known", "give --from-run, or leave it out")
+    unknown = [demand.job.name for demand in demands if not demand.job.cpu_s_per_batch]
+    if "--host-cores" in asked and unknown:
+        raise UsageError(
+            f"--host-cores is given, and what a byte costs of them is not known of {', '.join(unknown)}", "give --from-run, or leave it out"
+        )
     return System(
         jobs=tuple(demand.job for demand in demands),
         store=Store(bandwidth, read("--store-iops", parse_per_second, math.inf), latency),
@@ -201,39 +200,17 @@ def _system(demands: list[Demand], asked: Mapping[str, Any], measured: Measured 
 def _feeds(
     demands: list[Demand], system: System, asked: Mapping[str, Any], measured: Measured | None, checkpoints: Checkpoints | None
 ) -> dict[str, Any]:
-    """What was said of the store, the largest number, the table, and the questions."""
-    from dataclasses import replace
-
-    from storagebench.model.feeding import Row, around, largest, parse_change, predict, with_accelerators, with_changes
+    """What was said of the store, and what it can feed."""
+    from storagebench.model.feeding import feeds, parse_change
 
     changes = [parse_change(text) for text in asked.get("--what-if", ())]  # a bad question is refused before anything is worked out
-    number, known = system.jobs[0].accelerators, {}
-
-    def ask(accelerators: int) -> Any:
-        if accelerators not in known:
-            known[accelerators] = predict(with_accelerators(system, accelerators))
-        return known[accelerators]
-
-    most = largest(system, [demand.au for demand in demands], ask)
-    base = Row(number, ask(number))
-    rows = [Row(count, ask(count)) for count in around(number if most.unlimited else most.number, number)]
-    questions = []
-    for some in [*([change] for change in changes), *([changes] if len(changes) > 1 else [])]:
-        other = with_changes(system, some)
-        questions.append(Row(other.jobs[0].accelerators, predict(other), question=" ".join(change.text for change in some)))
-    first = None
-    if system.shared_cache_bytes or system.hosts.cache_bytes:
-        first = Row(number, predict(replace(system, warm=False)), first_epoch=True).as_dict()
+    times = None
+    if system.store.latency.of_read and measured is not None:
+        times = {"run": measured.run_id, "reads": len(measured.fetch_s), "accelerators": measured.accelerators}
     return {
         "said": {flag: str(value) for flag, value in asked.items() if flag in (*_STORE, "--accelerators-per-host", "--cache-rule")},
-        "fetch_times": None
-        if not system.store.latency.of_read or measured is None
-        else {"run": measured.run_id, "reads": len(measured.fetch_s), "accelerators": measured.accelerators},
+        "fetch_times": times,
         "au_asked": {demand.job.name: demand.au for demand in demands},
-        "largest": {**most.__dict__, "predicted": True},
-        "base": base.as_dict(),
-        "first_epoch": first,
-        "table": [row.as_dict() for row in rows],
-        "what_if": [row.as_dict() for row in questions],
+        **feeds(system, [demand.au for demand in demands], changes).as_dict(),
         "share_without_checkpoints": None if checkpoints is None else checkpoints.share,
     }

@@ -17,6 +17,7 @@ from storagebench.model.reading import Origin, Reading, shaped_reads
 from storagebench.model.system import Job
 from storagebench.plan import make_plan
 from storagebench.registry import format_info, loader_info
+from storagebench.sampling import split_work
 from storagebench.workload import Workload
 
 LEAST_FILES: Final = 64  # sampling.shard_sizes: no dataset of several samples a file has fewer, but one with fewer samples
@@ -44,9 +45,6 @@ class Demand:
     au: float
     figures: tuple[Figure, ...]
 
-    def value(self, name: str) -> float | None:
-        return next(figure.value for figure in self.figures if figure.name == name)
-
 
 def demand_of(
     workload: Workload,
@@ -58,40 +56,47 @@ def demand_of(
     copies: int = 1,
 ) -> Demand:
     """What these accelerators need. Raises UsageError where the compute time is 0 or unknown."""
+    job = job_of(workload, accelerators, reading, measured)
+    steps_per_s = accelerators * au / job.compute_s
+    figures = (
+        *_said(job, au, provenance, measured),
+        *_rates(job, steps_per_s, reading, _cpu(steps_per_s * job.cpu_s_per_batch, workload.run.decode, measured)),
+        *_files(workload, job, steps_per_s, copies),
+        _memory(workload, accelerators),
+    )
+    return Demand(job, au, figures)
+
+
+def job_of(workload: Workload, accelerators: int, reading: Reading, measured: Measured | None) -> Job:
+    """The workload as the simulation has it. Raises UsageError where its compute time is 0 or unknown."""
     compute_s = workload.compute_time_of_step_s()
     if compute_s <= 0:
         raise UsageError(f"the compute time of {workload.name} is 0: it has no demand", "give an accelerator, or --compute-time")
-    data, batch = workload.dataset, workload.train.batch_size
-    record = data.record_length_bytes if measured is None else measured.record_bytes
+    data, loader, batch = workload.dataset, workload.loader, workload.train.batch_size
+    record, spread, cpu_s_per_gb = float(data.record_length_bytes), float(data.record_length_bytes_stdev), 0.0
     readers, reads, requests = shaped_reads(reading.requests_per_batch, reading.in_flight)
-    if measured is not None and measured.latency_of_reads:
-        readers, reads = measured.readers, measured.reads_per_batch
+    if measured is not None:
+        record, spread = measured.record_bytes, measured.record_bytes_stdev
+        cpu_s_per_gb = (measured.cpu_s_per_gb or 0.0) if measured.decode == workload.run.decode else 0.0
+    if measured is not None and measured.latency_of_reads:  # its times are of pieces of a batch, so the simulated reads are
+        workers, reads, _ = split_work(loader.prefetch_batches, loader.num_workers, batch)
+        readers, reads = (max(workers, 1), reads) if reads == measured.reads_per_batch else (measured.readers, measured.reads_per_batch)
         requests = max(1, round(reading.requests_per_batch / reads))
-    known = measured is not None and measured.cpu_s_per_gb is not None and measured.decode == workload.run.decode
-    cpu_s = measured.cpu_s_per_gb * batch * record / 1e9 if known and measured is not None and measured.cpu_s_per_gb is not None else None
-    job = Job(
+    return Job(
         name=f"{workload.name}@{workload.run.accelerator}" if workload.run.accelerator else workload.name,
         accelerators=accelerators,
         compute_s=compute_s,
         batch_size=batch,
         record_bytes=record,
-        record_bytes_stdev=data.record_length_bytes_stdev if measured is None else measured.record_bytes_stdev,
-        prefetch_batches=workload.loader.prefetch_batches if workload.loader.num_workers else 0,
+        record_bytes_stdev=spread,
+        prefetch_batches=loader.prefetch_batches if loader.num_workers else 0,
         readers=readers,
         reads_per_batch=reads,
         requests_per_read=requests,
         in_step=workload.run.sync == "step",
-        cpu_s_per_batch=cpu_s or 0.0,
-        dataset_bytes=float(data.num_samples) * record,
+        cpu_s_per_batch=cpu_s_per_gb * batch * record / 1e9,
+        dataset_bytes=data.num_samples * record,
     )
-    steps_per_s = accelerators * au / compute_s
-    figures = (
-        *_said(job, au, provenance, measured),
-        *_rates(job, steps_per_s, reading, _cpu(steps_per_s, cpu_s, workload.run.decode, measured)),
-        *_files(workload, job, steps_per_s, copies),
-        _memory(workload, accelerators),
-    )
-    return Demand(job, au, figures)
 
 
 def _said(job: Job, au: float, provenance: Mapping[str, str], measured: Measured | None) -> list[Figure]:
@@ -114,19 +119,19 @@ def _said(job: Job, au: float, provenance: Mapping[str, str], measured: Measured
     ]
 
 
-def _cpu(steps_per_s: float, cpu_s: float | None, decode: str, measured: Measured | None) -> Figure:
+def _cpu(cores: float, decode: str, measured: Measured | None) -> Figure:
     """Of a run at the same decode level, or unknown."""
-    if measured is None:
-        return Figure("client CPU", None, "cores", "unknown", "no run says what a byte costs here: --from-run RUN")
-    if cpu_s is None:
-        why = (
-            f"{measured.run_id} was at --decode {measured.decode}, and {decode} is asked for"
-            if measured.decode != decode
-            else f"{measured.run_id} does not know"
-        )
+
+    def unknown(why: str) -> Figure:
         return Figure("client CPU", None, "cores", "unknown", why)
-    why = f"{measured.cpu_s_per_gb:.3g} CPU s/GB at --decode {decode} in {measured.run_id}"
-    return Figure("client CPU", steps_per_s * cpu_s, "cores", "measured", why)
+
+    if measured is None:
+        return unknown("no run says what a byte costs here: --from-run RUN")
+    if measured.decode != decode:
+        return unknown(f"{measured.run_id} was at --decode {measured.decode}, and {decode} is asked for")
+    if not measured.cpu_s_per_gb:
+        return unknown(f"{measured.run_id} does not know")
+    return Figure("client CPU", cores, "cores", "measured", f"{measured.cpu_s_per_gb:.3g} CPU s/GB at --decode {decode} in {measured.run_id}")
 
 
 def _rates(job: Job, steps_per_s: float, reading: Reading, cpu: Figure) -> list[Figure]:

@@ -53,6 +53,51 @@ class Largest:
     unlimited: bool = False
 
 
+@dataclass(frozen=True)
+class Feeds:
+    """All that a system is asked for: the largest number, what is at the number that was asked for (and in the first epoch, where there are caches), AU around the largest, and
+    the changes."""
+
+    largest: Largest
+    base: Row
+    first_epoch: Row | None
+    table: tuple[Row, ...]
+    what_if: tuple[Row, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "largest": {**self.largest.__dict__, "predicted": True},
+            "base": self.base.as_dict(),
+            "first_epoch": None if self.first_epoch is None else self.first_epoch.as_dict(),
+            "table": [row.as_dict() for row in self.table],
+            "what_if": [row.as_dict() for row in self.what_if],
+        }
+
+
+def feeds(system: System, asked: Sequence[float], changes: Sequence[Change]) -> Feeds:
+    """`asked`: AU of each job. Each change alone, then all of them together."""
+    number, known = system.jobs[0].accelerators, dict[int, Prediction]()
+
+    def ask(accelerators: int) -> Prediction:
+        if accelerators not in known:
+            known[accelerators] = predict(with_accelerators(system, accelerators))
+        return known[accelerators]
+
+    most = largest(system, asked, ask)
+    cached = system.shared_cache_bytes or system.hosts.cache_bytes
+    what_if = []
+    for some in [*([change] for change in changes), *([changes] if len(changes) > 1 else [])]:
+        other = with_changes(system, some)
+        what_if.append(Row(other.jobs[0].accelerators, predict(other), question=" ".join(change.text for change in some)))
+    return Feeds(
+        largest=most,
+        base=Row(number, ask(number)),
+        first_epoch=Row(number, predict(replace(system, warm=False)), first_epoch=True) if cached else None,
+        table=tuple(Row(count, ask(count)) for count in around(number if most.unlimited else most.number, number)),
+        what_if=tuple(what_if),
+    )
+
+
 def with_accelerators(system: System, number: int) -> System:
     first, *others = system.jobs
     return replace(system, jobs=(replace(first, accelerators=number), *others))

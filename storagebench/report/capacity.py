@@ -52,6 +52,7 @@ def _feeds(feeds: Mapping[str, Any]) -> list[str]:
     times = feeds["fetch_times"]
     if times is not None:
         own = "" if times["accelerators"] == 1 else f", of {times['accelerators']} accelerators, which waited for one another"
+        own += "" if len(feeds["au_asked"]) == 1 else "; the other workloads' reads are given the same"
         lines.append(f"  latency: the times of {times['reads']} reads of {times['run']} (measured{own})")
     lines += ["  " + _largest(feeds), *_base(feeds), "", *_table(feeds["table"], feeds["base"], "accelerators")]
     if feeds["what_if"]:
