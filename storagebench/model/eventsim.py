@@ -66,20 +66,19 @@ class _Path:
 
 
 class _Team:
-    """Ranks in step: all go on when the last one's compute is over."""
+    """Ranks in step: all go on when the last one's compute is over, and at that moment in the order of their numbers."""
 
     def __init__(self, env: Any, job: Job) -> None:
         self._env, self._job = env, job
-        self._arrived, self._end = 0, env.event()
+        self._ends: dict[int, Any] = {}
 
-    def arrive(self) -> Any:
+    def arrive(self, rank: int) -> Any:
         """Called by each when its compute starts; the event of the step's end."""
-        self._arrived += 1
-        end = self._end
-        if self._arrived == self._job.accelerators:
-            self._arrived, self._end = 0, self._env.event()
+        end = self._ends[rank] = self._env.event()
+        if len(self._ends) == self._job.accelerators:
+            ends, self._ends = sorted(self._ends.items()), {}
             over = self._env.timeout(self._job.compute_s)
-            over.callbacks.append(lambda _: end.succeed())
+            over.callbacks.append(lambda _: [each.succeed() for _, each in ends])
         return end
 
 
@@ -96,8 +95,8 @@ class _Batch:
 class _Accelerator:
     """One rank with its loader."""
 
-    def __init__(self, env: Any, job: Job, path: _Path, draws: Iterator[Read], team: _Team | None, span: Span) -> None:
-        self._env, self._job, self._path, self._draws, self._team, self._span = env, job, path, draws, team, span
+    def __init__(self, env: Any, rank: int, job: Job, path: _Path, draws: Iterator[Read], team: _Team | None, span: Span) -> None:
+        self._rank, self._env, self._job, self._path, self._draws, self._team, self._span = rank, env, job, path, draws, team, span
         self._batches: deque[_Batch] = deque()
         self._to_read: deque[_Batch] = deque()
         self._free = job.readers
@@ -118,7 +117,7 @@ class _Accelerator:
             self.compute_s += self._span.part_s(env.now, env.now + job.compute_s)
             if job.prefetch_batches:
                 self._ask()
-            yield self._team.arrive() if self._team is not None else env.timeout(job.compute_s)
+            yield self._team.arrive(self._rank) if self._team is not None else env.timeout(job.compute_s)
 
     def _ask(self) -> None:
         batch = _Batch(self._job.reads_per_batch)
@@ -177,7 +176,7 @@ def run_events(system: System, span: Span, seed: int) -> Tally:
         for rank in range(job.accelerators):
             if rank % of_host == 0:
                 path = lines.to_next_host()
-            ranks.append(_Accelerator(env, job, path, draws.of_rank(rank), team, span))
+            ranks.append(_Accelerator(env, rank, job, path, draws.of_rank(rank), team, span))
         jobs.append(ranks)
     everyone = [each for ranks in jobs for each in ranks]
     for each in everyone:

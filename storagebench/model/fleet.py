@@ -4,8 +4,8 @@ Each accelerator has one read that it asks for next, at a time that is known as 
 them by time, and passes them through the lines: one that serves first come, first served is a recurrence over the sorted reads, `end_i = max(t_i, end_{i-1}) + d_i`, which is a running
 maximum of `t_i - sum of the d before` (Lindley, 1952). Then steps that have all they need end, and make room for what is asked for next.
 
-What is asked for in a later slice never goes before an earlier one. Within a slice an accelerator asks once; should it ask again before the slice ends, the read comes behind
-those of the others, which is the one thing that differs from the events. Slices are an eighth of a step, so that this moves AU by less than 0.005 (tests/unit/test_simulation.py).
+What is asked for in a later slice never goes before an earlier one. Within a slice an accelerator asks once, for as many reads as it has readers; should it ask again before
+the slice ends, that comes behind the others, which is the one thing that differs from the events. Slices are an eighth of a step, so that this moves AU by less than 0.005 (tests/unit/test_simulation.py).
 """
 
 from __future__ import annotations
@@ -88,14 +88,19 @@ class _Team:
         self.compute_s = self.store_bytes = self.store_requests = 0.0
 
     def ask(self, end_s: float) -> tuple[Ints, Floats]:
-        """Which ranks ask for a read before that time, and when."""
+        """Which ranks ask for a read before that time, and when. A rank stands there for each reader that is free then, as far as its batch has reads left."""
         ranks = np.flatnonzero(self.next_s < end_s)
-        return ranks, self.next_s[ranks]
+        times_s = self.next_s[ranks]
+        if self.job.reads_per_batch == 1 or self.job.readers == 1:
+            return ranks, times_s
+        free = (self._free_s[ranks] <= times_s[:, None]).sum(axis=1)
+        reads = np.maximum(np.minimum(free, self.job.reads_per_batch - self._read[ranks]), 1)
+        return np.repeat(ranks, reads), np.repeat(times_s, reads)
 
     def draw(self, ranks: Ints, times_s: Floats) -> _Asked:
         """The reads that these ranks ask for, at these times."""
-        reads = self._draws.of_ranks(ranks, self._asked[ranks])
-        self._asked[ranks] += 1
+        reads = self._draws.of_ranks(ranks, self._asked[ranks] + _places(ranks))
+        self._asked += np.bincount(ranks, minlength=len(self._asked))
         counted = (times_s >= self._span.open_s) & (times_s < self._span.close_s)
         self.store_bytes += float(reads.store_bytes[counted].sum())
         self.store_requests += float(reads.store_requests[counted].sum())
@@ -104,6 +109,13 @@ class _Team:
 
     def answered(self, ranks: Ints, done_s: Floats) -> None:
         """The reads of these ranks are done then."""
+        places = _places(ranks)
+        for place in range(int(places.max()) + 1):
+            some = places == place
+            self._answer(ranks[some], done_s[some])
+
+    def _answer(self, ranks: Ints, done_s: Floats) -> None:
+        """One read of each of these."""
         reader = self._free_s[ranks].argmin(axis=1) if self.job.readers > 1 else np.zeros(len(ranks), np.int64)
         self._free_s[ranks, reader] = done_s
         self._done_s[ranks] = np.maximum(self._done_s[ranks], done_s)
@@ -150,6 +162,16 @@ class _Team:
             return self._end_s[ranks]
         before = self._batch[ranks] - depth
         return np.where(before >= 0, self._start_s[ranks, before % (depth + 1)], 0.0)
+
+
+def _places(ranks: Ints) -> Ints:
+    """Of each: how many of the same rank stand right before it.
+
+    >>> _places(np.array([0, 2, 2, 2, 5]))
+    array([0, 0, 1, 2, 0])
+    """
+    first = np.flatnonzero(np.diff(ranks, prepend=-1))
+    return np.arange(len(ranks)) - np.repeat(first, np.diff(np.append(first, len(ranks))))
 
 
 @dataclass(frozen=True)
