@@ -43,6 +43,8 @@ class Scaled:
     @classmethod
     def of(cls, workload: Workload, steps: int) -> Scaled:
         data = workload.dataset
+        if data.task:  # small as it is, and its records are what they are
+            return cls(workload, data.record_length_bytes, 0, workload.train.batch_size, min(workload.train.batch_size * steps, data.num_samples))
         record = min(data.record_length_bytes, MOST_RECORD_BYTES)
         batch = max(1, min(workload.train.batch_size, MOST_BATCH, MOST_BATCH_BYTES // record))
         stdev = data.record_length_bytes_stdev * record // data.record_length_bytes
@@ -50,8 +52,9 @@ class Scaled:
 
     def dataset_options(self, form: str) -> list[str]:
         data = self.workload.dataset
+        lengths = [] if data.task else ["--record-length", str(self.record_bytes), "--record-length-stdev", str(self.stdev_bytes)]
         return [
-            "--format", form, "--num-samples", str(self.samples), "--record-length", str(self.record_bytes), "--record-length-stdev", str(self.stdev_bytes),
+            "--format", form, "--num-samples", str(self.samples), *lengths,
             "--samples-per-shard", str(max(1, min(data.samples_per_shard, self.samples // 8))), "--row-group-size", str(min(data.row_group_bytes, 2**21)),
         ]  # fmt: skip
 

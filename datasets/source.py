@@ -14,7 +14,7 @@ from storagebench.protocols import Record
 class Source(Protocol):
     """Where records come from. Thread-safe.
 
-    `kind` is synthetic or imported, `payload` bytes, text, jpeg or png; `approx_bytes` int64[num_samples] are record lengths as far as known beforehand;
+    `kind` is synthetic, imported or task, `payload` bytes, text, jpeg or png; `approx_bytes` int64[num_samples] are record lengths as far as known beforehand;
     `classes` names the labels, where there are names.
     """
 

@@ -17,7 +17,7 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from storagebench.datasets.decode import decode_full
+from storagebench.datasets.decode import IMAGE_PAYLOADS, decode_full
 from storagebench.errors import DatasetError, UsageError
 from storagebench.manifest import Dataset
 from storagebench.protocols import DECODE_LEVELS, Batch, IOCounters, LoaderCounters, LoadJob
@@ -157,7 +157,7 @@ class Deliverer:
         self.level = DECODE_LEVELS.index(job.decode)
         self._verify = job.verify
         self._handover_bytes = job.handover_bytes_per_sample
-        if self.level >= 3 and job.dataset.payload == "jpeg":
+        if self.level >= 3 and job.dataset.payload in IMAGE_PAYLOADS:
             from PIL import Image
 
             Image.preinit()  # its plug-ins are loaded now, or their bytes would be counted as the dataset's

@@ -20,13 +20,14 @@ from storagebench.datasets.decode import IMAGE_PAYLOADS
 from storagebench.datasets.source import Source
 from storagebench.datasets.synthetic import SyntheticSource
 from storagebench.errors import UsageError
+from storagebench.heldout import HELD_OUT, TRAINING
 from storagebench.inorder import in_order
 from storagebench.manifest import PARTITION_OPTION, Dataset
 from storagebench.protocols import Format, Store
 from storagebench.registry import open_format
 from storagebench.shardmaking import Made, Maker, Makers, ProcessMaker, ThreadMaker
 from storagebench.verify import Problem, verify
-from storagebench.workload import PAYLOAD_OF_FORMAT, Workload
+from storagebench.workload import PAYLOAD_OF_FORMAT, DatasetSpec, Placement, Workload
 
 __all__ = ["Problem", "Progress", "generate", "generate_together", "import_dataset", "verify"]
 
@@ -40,38 +41,55 @@ _SMALL_BYTES = 2**20
 _LEAST_BYTES, _LEAST_BYTES_IMAGES = 500 * 10**6, 20 * 10**6
 
 
-def generate(workload: Workload, store: Store, *, num_threads: int = 0, progress: Progress | None = None) -> Dataset:
-    """Make the dataset that `workload.dataset` describes, or finish it, or return it if it is complete.
+def generate(workload: Workload, store: Store, *, num_threads: int = 0, progress: Progress | None = None, split: str = TRAINING) -> Dataset:
+    """Make the dataset that `workload.dataset` describes, or finish it, or return it if it is complete. Of a task it is that split (`heldout.splits`).
 
     `num_threads` 0 chooses by cores and record length; at most so many shards are in flight, one record of each in memory. `progress(done, total)`
     is called with samples, from the calling thread. Raises UsageError where the store holds something else, and StorageError where writing fails.
     """
-    return _asked_of(workload, store, num_threads, progress).build()
+    return _asked_of(workload, store, num_threads, progress, split).build()
 
 
-def generate_together(workload: Workload, store: Store, crew: Crew, *, num_threads: int = 0, progress: Progress | None = None) -> Dataset | None:
+def generate_together(
+    workload: Workload, store: Store, crew: Crew, *, num_threads: int = 0, progress: Progress | None = None, split: str = TRAINING
+) -> Dataset | None:
     """`generate` by all members of a crew, each of which calls it with the same workload; the dataset at member 0, None at the others. `run.placement` says
-    what each host gets, and `run.num_accelerators` of the members how much of it, where it is partitioned. Collective.
+    what each host gets, and `run.num_accelerators` of the members how much of it, where it is partitioned; the held-out split,
+    which each host reads whole, is replicated then. Collective.
 
     Raises what `generate` does, on all members.
     """
-    asked = _asked_of(workload, store, num_threads, progress)
-    return build_together(crew, asked, workload.run.placement, workload.run.num_accelerators)
+    asked = _asked_of(workload, store, num_threads, progress, split)
+    placement: Placement = "replicated" if split == HELD_OUT and workload.run.placement == "partitioned" else workload.run.placement
+    return build_together(crew, asked, placement, workload.run.num_accelerators)
 
 
-def _asked_of(workload: Workload, store: Store, num_threads: int, progress: Progress | None) -> _Asked:
+def _asked_of(workload: Workload, store: Store, num_threads: int, progress: Progress | None, split: str) -> _Asked:
     data = workload.dataset
+    source, about = _source_of(data, split)
     return _asked(
-        SyntheticSource(data),
+        source,
         store,
         format_name=data.format,
         samples_per_shard=data.samples_per_shard,
         row_group_bytes=data.row_group_bytes,
         num_subfolders=data.num_subfolders,
-        about={"workload": workload.name},
+        about={"workload": workload.name, **about},
         num_threads=num_threads,
         progress=progress,
     )
+
+
+def _source_of(data: DatasetSpec, split: str) -> tuple[Source, dict[str, Any]]:
+    """The records, and what else the manifest says of them."""
+    if data.task:
+        from storagebench.datasets.tasks import TaskSource
+
+        source = TaskSource(data, split)
+        return source, {"classes": list(source.classes), **source.credits}
+    if split != TRAINING:
+        raise UsageError(f"synthetic records have no {split} split", "use a workload with a task (digits, photographs)")
+    return SyntheticSource(data), {}
 
 
 def import_dataset(

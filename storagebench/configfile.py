@@ -21,6 +21,8 @@ from storagebench.workload import SECTIONS, TrainSpec, Workload
 
 MAX_CONFIG_BYTES = 2**20
 _MAX_DEPTH = 50
+# What synthetic records are made of: those of a task are what they are.
+_OF_SYNTHETIC_RECORDS = ("record_length_bytes", "record_length_bytes_stdev", "compressibility")
 CONFIG_DIR = Path(__file__).parent / "configs"
 _PROFILES, _ACCELERATORS = "profiles", "accelerators"
 Path_ = tuple[str, ...]
@@ -61,9 +63,18 @@ def load_workload(name: str, overrides: Sequence[tuple[str, Any, str]] = ()) -> 
         workload = Workload.model_validate(values)
     except ValidationError as error:
         problems += [_sentence(item, provenance, path.name) for item in error.errors()]
+    problems += _beside_task(workload, overrides) if workload is not None else []
     if problems or workload is None:
         raise UsageError("; ".join(problems), "see `storagebench plan --help` for the options, or mend the file")
     return Configured(workload, provenance)
+
+
+def _beside_task(workload: Workload, overrides: Sequence[tuple[str, Any, str]]) -> Iterator[str]:
+    """What was asked of the records of a task that only synthetic records can have."""
+    task = workload.dataset.task
+    for key, value, origin in overrides if task else ():
+        if key.removeprefix("dataset.") in _OF_SYNTHETIC_RECORDS:
+            yield f"{origin}: {key} is {value}, and the records of task {task} are real images of their own length"
 
 
 def variants(name: str) -> list[Workload]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from storagebench import host
+from storagebench.datasets.decode import IMAGE_PAYLOADS
 from storagebench.errors import DatasetError, UsageError
 from storagebench.manifest import Dataset
 from storagebench.protocols import Store, StoreSpec
@@ -37,8 +38,8 @@ def refuse_format(dataset: Dataset, spec: StoreSpec, workload: Workload) -> None
             f"samples of format {dataset.format} have no places of their own, and a query asks for single samples",
             "use a dataset of npz, npy, jpeg, raw or webdataset",
         )
-    if workload.run.decode == "full" and dataset.payload == "jpeg":
-        refuse_missing("--decode full of JPEG images", ("PIL",))
+    if workload.run.decode == "full" and dataset.payload in IMAGE_PAYLOADS:
+        refuse_missing("--decode full of images", ("PIL",))
     refuse_missing(f"format {dataset.format}", format_info(dataset.format).needs if workload.run.decode in ("parse", "full") else ())
 
 

@@ -6,11 +6,12 @@ metadata appears on the command line under that name; every field can be set wit
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
-from storagebench.errors import UsageError
+from storagebench.errors import UsageError, did_you_mean
 from storagebench.units import parse_duration, parse_size
 
 Decode = Literal["none", "touch", "parse", "full"]
@@ -26,6 +27,8 @@ Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 
 # Formats that hold records of one kind only.
 PAYLOAD_OF_FORMAT: dict[str, Payload] = {"jpeg": "jpeg", "png": "png", "csv": "text"}
+# What the records of a small real task are (`datasets.tasks`).
+PAYLOAD_OF_TASK: dict[str, Payload] = {"digits": "png", "photographs": "jpeg"}
 
 
 def _as_pydantic_error(parse: Any) -> Any:
@@ -54,6 +57,7 @@ class DatasetSpec(_Frozen):
     """How the dataset looks: what `generate` makes and what MLPerf says of it."""
 
     format: str = _option("npz", "--format", "container of the samples (see `storagebench list formats`)")
+    task: str = _option("", "--task", "small real task whose images with labels are the samples, digits or photographs; empty: synthetic records")
     payload: Payload = _option("bytes", "--payload", "what a record is: incompressible bytes, printable text, or a real JPEG or PNG image")
     num_samples: int = _option(1000, "--num-samples", "samples in the dataset", ge=1, le=2**40)
     samples_per_shard: int = _option(
@@ -96,6 +100,8 @@ class Target(_Frozen):
     metric: str
     value: float
     epochs: tuple[int, int] | None = None
+    source: str = ""
+    date: Annotated[datetime.date | None, PlainSerializer(str)] = None
 
 
 class TrainSpec(_Frozen):
@@ -133,6 +139,9 @@ class RunSpec(_Frozen):
         "shared",
         "--placement",
         "where the data lie: in one storage that all hosts see, whole on each host, or on each host a part of the shards",
+    )
+    held_out_dir: str = _option(
+        "", "--held-out-dir", "where the held-out split of a task lies; empty: beside the dataset, at its name with -held-out behind it"
     )
     compute_time_s: Seconds | None = _option(None, "--compute-time", "seconds of compute per step, instead of the accelerator's")
     max_steps: int | None = _option(None, "--max-steps", "stop after so many steps in all (warm-up included)", ge=1)
@@ -225,6 +234,7 @@ class Workload(_Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Workload:
         data = self.dataset
+        self._check_task()
         needed = PAYLOAD_OF_FORMAT.get(data.format)
         if needed is not None and data.payload != needed:
             raise ValueError(f"dataset.format {data.format} needs dataset.payload {needed}, and got {data.payload}")
@@ -233,6 +243,17 @@ class Workload(_Frozen):
                 f"dataset.record_length_bytes_stdev is {data.record_length_bytes_stdev}, over record_length_bytes {data.record_length_bytes}"
             )
         return self
+
+    def _check_task(self) -> None:
+        data = self.dataset
+        if not data.task:
+            return
+        if data.task not in PAYLOAD_OF_TASK:
+            raise ValueError(f"dataset.task is {data.task!r}: {did_you_mean(data.task, list(PAYLOAD_OF_TASK))}")
+        own = PAYLOAD_OF_TASK[data.task]
+        if data.payload != own:
+            held = f", as format {data.format} needs it" if PAYLOAD_OF_FORMAT.get(data.format) == data.payload else ""
+            raise ValueError(f"the records of task {data.task} are {own}, and dataset.payload is {data.payload}{held}")
 
     def compute_time_of_step_s(self) -> float:
         """Seconds of compute for a full batch. Raises UsageError where neither --compute-time nor a known accelerator gives it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from storagebench.manifest import Dataset
 from storagebench.units import format_bytes
@@ -34,3 +35,14 @@ def made(dataset: Dataset, url: str, as_json: bool) -> str:
         f"{url}: {dataset.num_samples} samples of {dataset.payload} in {dataset.num_shards} {dataset.format} shards{where}, "
         f"{format_bytes(dataset.record_bytes)} of records, {format_bytes(dataset.stored_bytes)} stored\ndigest {dataset.digest()}\n"
     )
+
+
+def made_splits(datasets: Mapping[str, Dataset], as_json: bool) -> str:
+    """The result of `generate` by URL: of the dataset, and of a task of its held-out split behind it."""
+    (url, dataset), *held_out = datasets.items()
+    if not held_out:
+        return made(dataset, url, as_json)
+    (place, rest), *_ = held_out
+    if as_json:
+        return json.dumps({**facts(dataset, url), "held_out": facts(rest, place)}, indent=1) + "\n"
+    return made(dataset, url, False) + "held out: " + made(rest, place, False)

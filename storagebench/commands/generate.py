@@ -1,8 +1,8 @@
-"""`generate WORKLOAD`: a synthetic dataset."""
+"""`generate WORKLOAD`: a synthetic dataset, or both splits of a small real task."""
 
 from __future__ import annotations
 
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,21 +47,29 @@ def command(
 ) -> None:
     """Make a synthetic dataset in a format. Interrupted, the same command goes on where it was; the same seed gives the same bytes.
 
+    Of a small real task (digits, photographs) it makes the training split, and the held-out one beside it.
+
     Started by torchrun, srun or mpirun, all its processes share the work, and --placement says what each host gets.
     """
     from storagebench.build import generate, generate_together
-    from storagebench.commands.dataset_text import made
+    from storagebench.commands.dataset_text import made_splits
     from storagebench.commands.progress import counting
     from storagebench.commands.together import together
+    from storagebench.heldout import splits
     from storagebench.storage import open_store
 
     chosen = configured(workload, with_payload(values), settings, scale).workload
     hint = "give the same command again: it goes on where it was"
-    with together("generate", hint) as crew, closing(open_store(data_dir, parse_storage_options(storage_option))) as store:
-        with counting("generate") if crew.member == 0 else nullcontext() as progress:
-            if crew.num_members == 1 and chosen.run.placement != "partitioned":
-                dataset: Dataset | None = generate(chosen, store, num_threads=num_threads, progress=progress)
-            else:
-                dataset = generate_together(chosen, store, crew, num_threads=num_threads, progress=progress)
-        if crew.member == 0 and dataset is not None:
-            click.echo(made(dataset, data_dir, as_json), nl=False)
+    urls = splits(chosen.dataset.task, data_dir, chosen.run.held_out_dir)
+    with together("generate", hint) as crew, ExitStack() as opened:
+        stores = {split: opened.enter_context(closing(open_store(url, parse_storage_options(storage_option)))) for split, url in urls.items()}
+        datasets: dict[str, Dataset | None] = {}
+        for split, store in stores.items():
+            with counting("generate") if crew.member == 0 else nullcontext() as progress:
+                if crew.num_members == 1 and chosen.run.placement != "partitioned":
+                    datasets[split] = generate(chosen, store, num_threads=num_threads, progress=progress, split=split)
+                else:
+                    datasets[split] = generate_together(chosen, store, crew, num_threads=num_threads, progress=progress, split=split)
+        made = {urls[split]: dataset for split, dataset in datasets.items() if dataset is not None}
+        if crew.member == 0 and made:
+            click.echo(made_splits(made, as_json), nl=False)

@@ -9,21 +9,21 @@ import click
 
 from storagebench.configfile import Configured, load_workload, parse_scalar
 from storagebench.errors import UsageError
-from storagebench.workload import PAYLOAD_OF_FORMAT, option_fields
+from storagebench.workload import PAYLOAD_OF_FORMAT, PAYLOAD_OF_TASK, option_fields
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 DATASET_OPTIONS = (
-    "--format", "--payload", "--num-samples", "--samples-per-shard", "--record-length", "--record-length-stdev", "--compressibility",
+    "--format", "--task", "--payload", "--num-samples", "--samples-per-shard", "--record-length", "--record-length-stdev", "--compressibility",
     "--row-group-size", "--num-subfolders", "--data-seed",
 )  # fmt: skip
 RUN_OPTIONS = (
-    "--loader", "--accelerator", "--profile", "--num-accelerators", "--accelerators-per-process", "--placement", "--batch-size", "--epochs", "--max-steps", "--duration", "--compute-time", "--num-workers",
+    "--loader", "--accelerator", "--profile", "--num-accelerators", "--accelerators-per-process", "--placement", "--held-out-dir", "--batch-size", "--epochs", "--max-steps", "--duration", "--compute-time", "--num-workers",
     "--prefetch-batches", "--io-depth", "--shuffle", "--shuffle-buffer", "--decode", "--cache", "--sync", "--remainder", "--listing", "--seed", "--verify", "--warmup-steps",
     "--null-duration", "--headroom-duration", "--au-threshold", "--memory-limit", "--writers", "--write-rate", "--write-shard-samples", "--write-keep-shards", "--record-length-resize",
 )  # fmt: skip
 # Which host makes how much follows from its accelerators.
-GENERATE_OPTIONS = (*DATASET_OPTIONS, "--placement", "--num-accelerators")
+GENERATE_OPTIONS = (*DATASET_OPTIONS, "--placement", "--held-out-dir", "--num-accelerators")
 QUERY_OPTIONS = (
     "--scenario", "--target-qps", "--latency-limit", "--percentile", "--min-duration", "--min-queries", "--num-workers", "--decode", "--cache", "--verify",
     "--record-length-resize",
@@ -57,8 +57,8 @@ def workload_options(flags: tuple[str, ...]) -> Callable[[_Function], _Function]
 
 
 def with_payload(values: dict[str, Any]) -> dict[str, Any]:
-    """`--format jpeg` alone means JPEG payload: there is no other. So it is with the other formats of one kind of record."""
-    needed = PAYLOAD_OF_FORMAT.get(values.get("opt_format") or "")
+    """`--format jpeg` alone means JPEG payload: there is no other. So it is with the other formats of one kind of record, and with tasks."""
+    needed = PAYLOAD_OF_TASK.get(values.get("opt_task") or "") or PAYLOAD_OF_FORMAT.get(values.get("opt_format") or "")
     return {**values, "opt_payload": needed} if needed and values.get("opt_payload") is None else values
 
 

@@ -41,7 +41,7 @@ def defaults(asked: Asked, place: Place) -> dict[str, Any]:
     """Values of the pipeline's parameters. The dataset is that of the workload; a saved run's is there already."""
     words = asked.run_words(WORKLOAD_PATH, place.accelerators_per_host)[2:]
     workload, options = words[0], words[3:]  # between them: `--data-dir URL`
-    dataset = [word for pair in pairwise(asked.options) if pair[0] == "--set" and pair[1].startswith("dataset.") for word in pair]
+    dataset = [word for pair in pairwise(asked.options) if _is_of_the_dataset(*pair) for word in pair]
     return {
         "workload": workload,
         "data_dir": asked.data_dir,
@@ -51,6 +51,11 @@ def defaults(asked: Asked, place: Place) -> dict[str, Any]:
         "exists": asked.exists,
         "rules": "",
     }
+
+
+def _is_of_the_dataset(option: str, value: str) -> bool:
+    """Whether `generate` is to be told this too."""
+    return option == "--held-out-dir" or (option == "--set" and value.startswith("dataset."))
 
 
 def _compile(built: Any) -> str:
