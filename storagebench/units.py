@@ -98,3 +98,35 @@ def format_seconds(seconds: float) -> str:
 def format_rate(bytes_per_s: float) -> str:
     """Bytes per second in MB/s, the unit of every table."""
     return f"{bytes_per_s / 1e6:.1f} MB/s"
+
+
+def parse_rate(text: str) -> float:
+    """Bytes per second of `40GB/s`, `2GiB`, `100Gbit/s`: a size in a second, with or without the `/s`; with `bit` an eighth of it. Raises UsageError for 0 and anything else.
+
+    >>> parse_rate("40GB/s"), parse_rate("100Gbit/s")
+    (40000000000.0, 12500000000.0)
+    """
+    size = text.strip().removesuffix("/s")
+    bits = size.lower().endswith("bit")
+    try:
+        rate = parse_size(size[:-3] + "B") / 8 if bits else float(parse_size(size))
+    except UsageError:
+        raise UsageError(f"rate {text!r} is not bytes or bits per second", "write it like 40GB/s, 2GiB/s or 100Gbit/s") from None
+    if rate <= 0:
+        raise UsageError(f"rate {text!r} is not above 0", "leave it out for no limit")
+    return rate
+
+
+def parse_per_second(text: str) -> float:
+    """Requests per second of `500k`, `1.2M`, `3000/s`. Raises UsageError for 0 and anything else.
+
+    >>> parse_per_second("500k"), parse_per_second("3000/s")
+    (500000.0, 3000.0)
+    """
+    match = _NUMBER.match(text.strip().removesuffix("/s"))
+    factor = {"": 1.0, "k": 1e3, "m": 1e6}.get(match.group(2).lower()) if match is not None else None
+    if match is None or factor is None:
+        raise UsageError(f"rate {text!r} is not a number per second", "write it like 3000, 500k or 1.2M")
+    if not 0 < float(match.group(1)) * factor < math.inf:
+        raise UsageError(f"rate {text!r} is not above 0", "leave it out for no limit")
+    return float(match.group(1)) * factor

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from storagebench.commands.options import DATASET_OPTIONS, RUN_OPTIONS, configured, with_payload, workload_options
+from storagebench.commands.plan_capacity import capacity_options, print_capacity, refuse_without_capacity, taken
 
 _RULES_HELP = "What these rules ask for instead, such as mlperf-storage-v2.0 or mlperf-storage-v3.0-open: dataset size, thresholds, parameters."
 
@@ -21,6 +22,7 @@ _RULES_HELP = "What these rules ask for instead, such as mlperf-storage-v2.0 or 
 @click.option("--rules", "rules_name", metavar="NAME", help=_RULES_HELP)
 @click.option("--host-memory", metavar="SIZE", help="With --rules: memory of each host, such as 512GiB; without it, that of this host.")
 @click.option("--num-hosts", type=click.IntRange(1), help="With --rules: hosts that share the accelerators (--num-accelerators is of all together).")
+@capacity_options
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and the configuration as JSON.")
 def command(
     workload: str,
@@ -29,6 +31,7 @@ def command(
     rules_name: str | None,
     host_memory: str | None,
     num_hosts: int | None,
+    capacity: bool,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -37,12 +40,20 @@ def command(
     from storagebench.plan import make_plan
     from storagebench.report.plan import plan_text
 
+    asked = taken(values)
     chosen = configured(workload, with_payload(values), settings, scale)
+    if not capacity:
+        refuse_without_capacity(asked)
+    if capacity and rules_name is not None:
+        raise UsageError("--capacity and --rules are two questions", "ask one of them")
     if rules_name is not None:
         _print_rules(workload, chosen.workload.model_dump(), rules_name, host_memory, num_hosts or 1, as_json)
         return
     if host_memory is not None or num_hosts is not None:
         raise UsageError("--host-memory and --num-hosts say what rules are judged by, and there is no --rules", "give --rules, or leave them out")
+    if capacity:
+        print_capacity(chosen, asked, as_json)
+        return
     plan = make_plan(chosen.workload, chosen.workload.run.num_accelerators)
     if as_json:
         click.echo(json.dumps({"plan": asdict(plan), "config": chosen.workload.model_dump(), "provenance": dict(chosen.provenance)}, indent=1))

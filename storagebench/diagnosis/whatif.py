@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from storagebench.diagnosis.verdict import Evidence
 from storagebench.errors import UsageError, did_you_mean
+from storagebench.model.closed_forms import fed_share
 
 NAMES: Final = ("accelerators", "storage", "workers")
 _FACTOR: Final = re.compile(r"(\d+(?:\.\d+)?)(x?)\Z")
@@ -75,7 +76,7 @@ def predict(e: Evidence, changes: Sequence[Change]) -> Prediction | None:
     rate = known[smallest] * (1.0 if smallest == "accelerator" and reached >= 0.98 else reached)
     return Prediction(
         text=" ".join(change.text for change in changes),
-        au=min(1.0, rate / known["accelerator"]),
+        au=fed_share(known["accelerator"], rate),
         samples_per_s=rate,
         limited_by=smallest,
         unknown=tuple(name for name, value in then.items() if value is None),

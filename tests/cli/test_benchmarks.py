@@ -284,3 +284,10 @@ def test_tune_disk(tmp_path: Path) -> None:
     assert lines[0].startswith("direct, ") and lines[2].startswith("  tune says ") and lines[3].endswith(", n 1)")
     assert lines[-1].startswith("  storagebench run quick --data-dir ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_simulate_fleet() -> None:
+    pytest.importorskip("simpy")
+    lines = smoke("simulate_fleet.py").splitlines()
+    assert sum("accelerators: 0." in line and "by arrays" in line for line in lines) == 3
+    assert lines[-1].startswith("peak memory ")
