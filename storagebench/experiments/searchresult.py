@@ -32,6 +32,18 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What the accelerators of a search work on, as its workload says: `epoch_s` accelerator seconds of compute in an epoch (None where not known) of
+    `samples`; `epochs` the fewest and most that its target `target` took (None where no target with epochs is published)."""
+
+    accelerator: str = ""
+    samples: int | None = None
+    epoch_s: float | None = None
+    target: str = ""
+    epochs: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Found:
     """The result. `demand_bytes_per_s` is that of one accelerator at AU 1; `resource` what stood in the way at the number above `answer.best`, and `why`
     the first reason of such a run; `answer` is None while the search is not at its end. `error`: the exact one of each of its two statements, 0..1."""
@@ -54,6 +66,7 @@ class Found:
     left_out: Mapping[str, str]
     interrupted: tuple[str, ...]
     command: tuple[str, ...]
+    work: Work = Work()
 
     @property
     def exit_code(self) -> int:
@@ -66,7 +79,7 @@ class Found:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        plain = {name: value for name, value in self.__dict__.items() if name not in ("rules", "answer", "points", "knee")}
+        plain = {name: value for name, value in self.__dict__.items() if name not in ("rules", "answer", "points", "knee", "work")}
         return {
             **plain,
             "guess": dict(self.guess),
@@ -75,6 +88,7 @@ class Found:
             "rules": asdict(self.rules),
             "answer": None if self.answer is None else asdict(self.answer),
             "knee": None if self.knee is None else self.knee._asdict(),
+            "work": asdict(self.work),
             "points": [{**asdict(point), "bottlenecks": dict(point.bottlenecks)} for point in self.points],
         }
 
@@ -116,6 +130,7 @@ def judged(name: str, asked: Mapping[str, Any], all_tried: Sequence[Tried], stop
         left_out={one.run_id: one.trial.why for one in all_tried if one.trial.outcome == "unusable"},
         interrupted=tuple(stopped),
         command=tuple(map(str, asked.get("command", ()))),
+        work=_work(asked.get("settings", {}), usable),
     )
 
 
@@ -145,6 +160,22 @@ def _demand(usable: Sequence[Tried]) -> float | None:
     if not samples or usable[0].summary is None or not usable[0].summary["compute_time_s"]:
         return None
     return float(num_bytes / samples * usable[0].summary["batch_size"] / usable[0].summary["compute_time_s"])
+
+
+def _work(settings: Mapping[str, Any], usable: Sequence[Tried]) -> Work:
+    """The whole epoch of the workload, not what was measured of it; the epochs of the edition asked for, else of the last one that has some."""
+    samples = settings.get("dataset.num_samples")
+    summary = usable[0].summary if usable else None
+    epoch_s = None
+    if samples and summary is not None and summary["compute_time_s"]:
+        epoch_s = float(samples / summary["batch_size"] * summary["compute_time_s"])
+    asked, targets = settings.get("train.edition"), settings.get("train.targets", {})
+    known = [(edition, one) for edition, one in targets.items() if one.get("epochs") and (not asked or edition == asked)]
+    accelerator = str(settings.get("run.accelerator", ""))
+    if not known:
+        return Work(accelerator, samples, epoch_s)
+    edition, one = known[-1]
+    return Work(accelerator, samples, epoch_s, f"{edition}: {one['metric']} {one['value']:g}", (int(one["epochs"][0]), int(one["epochs"][1])))
 
 
 def _in_the_way(answer: Answer | None, usable: Sequence[Tried]) -> tuple[str | None, str]:

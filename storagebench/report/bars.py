@@ -60,11 +60,16 @@ def utilisation(summaries: Sequence[Summary], names: Sequence[str]) -> Figure:
     chart["xaxis"] |= {"range": [0, 1.04], "dtick": 0.1, "tickformat": ".1f"}
     chart["barmode"] = "overlay"
     chart["annotations"] = [
-        {"x": 0.005, "y": y, "text": "no AU: nothing was computed or measured", "showarrow": False, "xanchor": "left", "font": {"color": SOFT}}
+        {"x": 0.005, "y": y, "text": _no_au(s), "showarrow": False, "xanchor": "left", "font": {"color": SOFT}}
         for y, s, _ in rated
         if s["au_nominal"] is None
     ]
     return {"data": data, "layout": chart}
+
+
+def _no_au(summary: Summary) -> str:
+    real = summary.get("training") is not None
+    return "no AU: a real training step" if real else "no AU: nothing was computed or measured"
 
 
 def _au_bars(name: str, colour: str, pattern: str, items: Sequence[tuple[int, Summary, str]]) -> Figure:

@@ -12,7 +12,21 @@ from typing import NamedTuple
 
 from storagebench.errors import UsageError
 from storagebench.experiments.searchresult import Found
-from storagebench.report import bars, curves, htmlparts, ladderparts, ladderplot, searchparts, searchplot, timelineplot
+from storagebench.report import (
+    bars,
+    costparts,
+    costplot,
+    curves,
+    htmlparts,
+    ladderparts,
+    ladderplot,
+    scaling,
+    scalingplot,
+    searchparts,
+    searchplot,
+    timelineplot,
+    trainingparts,
+)
 from storagebench.report import wording as w
 from storagebench.report.load import LoadedDiagnosis, LoadedRun
 from storagebench.report.plotstyle import Figure, labels
@@ -58,25 +72,36 @@ class _Part(NamedTuple):
     figures: list[tuple[str, Figure]]
 
 
-def as_html(loaded_runs: Sequence[LoadedRun], diagnoses: Sequence[LoadedDiagnosis] = (), searches: Sequence[Found] = ()) -> str:
-    """The page. Raises UsageError where there is nothing to show, or where plotly is not installed."""
+def as_html(
+    loaded_runs: Sequence[LoadedRun],
+    diagnoses: Sequence[LoadedDiagnosis] = (),
+    searches: Sequence[Found] = (),
+    prices: scaling.Prices = scaling.NO_PRICES,
+    costs: Sequence[costplot.Entry] = (),
+) -> str:
+    """The page; `prices` are those of an accelerator hour, by accelerator, `costs` an entry of `report --tta` for each run, or none. Raises UsageError where there is nothing to show, or where plotly is not installed."""
     if not loaded_runs and not diagnoses and not searches:
         raise UsageError("there is no run to report", "give at least one run folder")
     library = plotly_js()
     heading = _title([loaded.summary for loaded in loaded_runs], diagnoses, searches)
-    parts = [_searches(searches)] if searches else []
-    parts += [*([_ladders(diagnoses)] if diagnoses else []), *([_runs(loaded_runs)] if loaded_runs else [])]
+    parts = [_searches(searches, prices)] if searches else []
+    parts += [*([_ladders(diagnoses)] if diagnoses else []), *([_runs(loaded_runs, costs)] if loaded_runs else [])]
     footer = f"<footer>Made by storagebench from {_counts(loaded_runs, diagnoses, searches)}. Unknown figures are shown as {w.UNKNOWN}.</footer>"
     body = _header(heading) + "".join(part.body for part in parts) + footer
     data = [{"id": box, **figure} for part in parts for box, figure in part.figures]
     return page(heading, body, library, script_data(data))
 
 
-def _searches(searches: Sequence[Found]) -> _Part:
+def _searches(searches: Sequence[Found], prices: scaling.Prices) -> _Part:
     figures: list[tuple[str, Figure]] = []
     for index, found in enumerate(searches):
+        price = prices.get(found.work.accelerator)
         figures += [(f"search-au-{index}", searchplot.utilisation(found)), (f"search-bandwidth-{index}", searchplot.bandwidth(found))]
-    return _Part("<h2>How many accelerators are kept busy?</h2>" + searchparts.searches(searches), figures)
+        if scaling.rated(found):
+            figures.append((f"search-cost-{index}", scalingplot.time_and_cost(found, price)))
+        if scaling.worth_is_known(found):
+            figures.append((f"search-worth-{index}", scalingplot.worth(found, price)))
+    return _Part("<h2>How many accelerators are kept busy?</h2>" + searchparts.searches(searches, prices), figures)
 
 
 def _ladders(diagnoses: Sequence[LoadedDiagnosis]) -> _Part:
@@ -88,7 +113,7 @@ def _ladders(diagnoses: Sequence[LoadedDiagnosis]) -> _Part:
     return _Part("<h2>What stands in the way?</h2>" + ladderparts.diagnoses(diagnoses), figures)
 
 
-def _runs(loaded_runs: Sequence[LoadedRun]) -> _Part:
+def _runs(loaded_runs: Sequence[LoadedRun], costs: Sequence[costplot.Entry]) -> _Part:
     summaries = [loaded.summary for loaded in loaded_runs]
     names = labels(summaries)
     lines = [timeline(loaded) for loaded in loaded_runs]
@@ -103,15 +128,19 @@ def _runs(loaded_runs: Sequence[LoadedRun]) -> _Part:
         if line is not None:
             wait = line.longest_wait
             over_time += [(f"steps-{index}", timelineplot.whole_run(line, wait)), (f"near-{index}", timelineplot.longest_wait_closely(line, wait))]
+    trained = trainingparts.training(loaded_runs, names)
+    paid, paid_figures = costparts.costs(costs, names) if costs else ("", [])
     body = (
         htmlparts.verdicts(summaries, names),
         "<h2>Runs</h2>" + htmlparts.run_tables(summaries, names),
+        trained.body,
+        paid,
         *(_plot(box, htmlparts.waits(loaded_runs, names) if box[0] == "plot-fetch" else "") for box in _PLOTS),
         f'<h2>What did each step do?</h2><p class="caption">{_TIMELINE}</p>' + htmlparts.timelines(lines, names),
         "<h2>Findings</h2>" + htmlparts.findings(summaries, names),
         "<h2>Each run in full</h2>" + htmlparts.run_details(loaded_runs, names),
     )
-    return _Part("".join(body), [*zip((box[0] for box in _PLOTS), figures, strict=True), *over_time])
+    return _Part("".join(body), [*trained.figures, *paid_figures, *zip((box[0] for box in _PLOTS), figures, strict=True), *over_time])
 
 
 def plotly_js() -> str:

@@ -21,6 +21,15 @@ def safe(value: object) -> str:
     return escape(w.printable(value))
 
 
+def small_table(rows: Sequence[Sequence[str]], *left: int) -> str:
+    """A table of a head and its rows, flush right but for these columns. What is empty stays so."""
+    kinds = ["" if index in left else " class=right" for index in range(len(rows[0]))]
+    head, *body = [list(zip(kinds, row, strict=True)) for row in rows]
+    top = "".join(f"<th{kind}>{safe(cell)}</th>" for kind, cell in head)
+    lines = "".join("<tr>" + "".join(f"<td{kind}>{safe(cell) if cell else ''}</td>" for kind, cell in row) + "</tr>" for row in body)
+    return f'<div class="scroll"><table class=small><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
 def verdicts(summaries: Sequence[Summary], names: Sequence[str]) -> str:
     """One sentence for each run."""
     items = []

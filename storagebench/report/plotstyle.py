@@ -31,10 +31,10 @@ def labels(summaries: Sequence[Summary]) -> list[str]:
     return names
 
 
-def short(label: str, sign: str = "") -> str:
-    """Escaped (for hover templates too), with the run's mark, and shortened in the middle: the ends of run ids differ."""
-    half = _LABEL_CHARS // 2
-    text = label if len(label) <= _LABEL_CHARS else f"{label[: half - 1]}…{label[-half:]}"
+def short(label: str, sign: str = "", most: int = _LABEL_CHARS) -> str:
+    """Escaped (for hover templates too), with the run's mark, and shortened in the middle to `most` characters: the ends of run ids differ."""
+    half = most // 2
+    text = label if len(label) <= most else f"{label[: half - 1]}…{label[-half:]}"
     return escape(w.marked(text, sign)).replace("{", "&#123;")
 
 

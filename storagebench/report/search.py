@@ -11,6 +11,7 @@ from storagebench.experiments.searching import plural
 from storagebench.experiments.searchresult import Found, Point
 from storagebench.report import wording as w
 from storagebench.report.repeats import aligned
+from storagebench.report.scaling import HourPrice, sentences
 
 _WIDTH: Final = 110
 HEADINGS: Final = ("accelerators", "met", "confirmed", "AU", "lowest", "highest", "MB/s", "of demand", "in the way")
@@ -96,11 +97,11 @@ def _row(found: Found, point: Point) -> tuple[str, ...]:
     )
 
 
-def search_text(found: Found) -> str:
-    """The page of a search: the answer and why, the curve, and the rule behind it."""
+def search_text(found: Found, price: HourPrice | None = None) -> str:
+    """The page of a search: the answer and why, what it means for time and cost, the curve, and the rule behind it."""
     blocks = [
         _fill(f"{label(found)}: {headline(found)}"),
-        "\n".join(_fill(line, "  ") for line in reasons(found)),
+        "\n".join(_fill(line, "  ") for line in [*reasons(found), *sentences(found, price)]),
         f"{w.printable(found.workload)}, loader {w.printable(found.loader)}, {w.printable(found.store)}\n\n{_table(point_rows(found))}",
         _fill(RULE.format(error=found.error)),
     ]

@@ -40,7 +40,8 @@ tr:last-child td { border-bottom: 0; }
 .error { color: var(--red); } .warning { color: var(--amber); }
 .chip { display: inline-block; border: 1px solid currentColor; border-radius: 4px; padding: 0 6px; font-size: 12px; font-weight: 700; }
 .runs tr > :last-child { padding-right: 0; }
-.small { font-size: 14px; } .small td, .small th { padding-top: 3px; padding-bottom: 3px; }
+.scroll + .caption { margin-top: 8px; }
+.small { font-size: 14px; } .small .right { white-space: nowrap; } .scroll .small td:not(.right) { min-width: 9em; overflow-wrap: anywhere; } .small td, .small th { padding-top: 3px; padding-bottom: 3px; }
 .legend { margin-top: 8px; font-size: 13px; color: var(--soft); }
 .finding { margin: 0 0 10px; } .finding .hint { color: var(--soft); display: block; }
 .facts { columns: 3 340px; column-gap: 36px; }

@@ -26,6 +26,7 @@ def _module(name: str, path: Path) -> ModuleType:
 _runs: Any = _module("report_fixtures", _UNIT / "conftest.py")
 _diagnoses: Any = _module("diagnosis_record", _UNIT / "data" / "diagnosis_record.py")
 _searches: Any = _module("search_record", _UNIT / "data" / "search_record.py")
+_trainings: Any = _module("training_record", _UNIT / "data" / "training_record.py")
 
 report_gallery = _runs.report_gallery
 report_make = _runs.report_make
@@ -40,6 +41,13 @@ def diagnosis_make(tmp_path: Path) -> Callable[..., Any]:
         return _diagnoses.load_record(tmp_path / f"diagnosis-{len(list(tmp_path.iterdir()))}", record)
 
     return make
+
+
+@pytest.fixture
+def training_gallery(report_make: Callable[..., Any]) -> list[Any]:
+    """Three architectures on a fast and a slow store, two seeds each."""
+    found: list[Any] = _trainings.gallery(report_make, 2)
+    return found
 
 
 @pytest.fixture

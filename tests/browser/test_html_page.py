@@ -12,6 +12,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import psutil
 import pytest
 import websocket
 
+from storagebench.experiments.searchresult import Work
 from storagebench.report.html import as_html
+from storagebench.report.scaling import HourPrice
 
 pytestmark = pytest.mark.chromium
 _FLAGS = (
@@ -211,10 +214,13 @@ def test_timelines_are_drawn_when_they_are_opened(page: Page, report_gallery: li
 def test_a_search_is_drawn_and_its_names_stay_text(page: Page, search_make: Any, tmp_path: Path) -> None:
     evil = "<img src=x onerror=window.hit=1></script><script>window.hit=1</script>"
     path = tmp_path / "report.html"
-    path.write_text(as_html([], searches=[search_make(evil)]))
+    found = replace(search_make(evil), work=Work("h100", 5000, 1000.0, evil, (4, 6)))
+    path.write_text(as_html([], searches=[found], prices={"h100": HourPrice(3.6, evil, evil, evil)}))
     _open(page, path)
-    for name in ("search-au-0", "search-bandwidth-0"):
+    for name in ("search-au-0", "search-bandwidth-0", "search-cost-0", "search-worth-0"):
         _assert_drawn(page, name)
+    assert page.evaluate("document.querySelectorAll('#search-cost-0 .cartesianlayer .subplot').length") == 2
+    assert page.evaluate("document.querySelectorAll('#search-cost-0 .errorbars path').length") > 0, "the range of the epochs is not drawn"
     assert page.evaluate("window.hit === undefined")
     assert page.evaluate(f"document.querySelector('.verdicts').textContent.includes({json.dumps(evil)})")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
@@ -222,9 +228,31 @@ def test_a_search_is_drawn_and_its_names_stay_text(page: Page, search_make: Any,
     _assert_quiet(page)
 
 
-def test_a_narrow_window_does_not_scroll_sideways(page: Page, report_make: Any, diagnosis_make: Any, tmp_path: Path) -> None:
+def test_real_trainings_and_their_cost_are_drawn(page: Page, training_gallery: list[Any], tmp_path: Path) -> None:
+    """Accuracy against time, and the cost in the manner of `report --tta --prices` of one run, the others having none."""
+    cost = {"total": 110.0, "accelerators": 100.0, "stalls": 30.0, "reading": 8.0, "keeping": 2.0, "requests": None, "epoch": 3.0}
+    price = {"of": "h100", "per": "accelerator and hour", "value": 2.5, "source": "made up", "date": "2026-11-27"}
+    paid = {"points": [{"epochs": 37, "cost": cost}], "currency": "USD", "prices": [price], "mark": ""}
     path = tmp_path / "report.html"
-    path.write_text(as_html([report_make(world_size=9, steps=20)], [diagnosis_make()]))
+    path.write_text(as_html(training_gallery, costs=[paid, *[{**paid, "points": [], "prices": []}] * (len(training_gallery) - 1)]))
+    _open(page, path)
+    for name in ("accuracy-0", "plot-cost"):
+        _assert_drawn(page, name)
+    assert page.evaluate("document.querySelectorAll('#accuracy-0 .scatterlayer .trace').length") == len(training_gallery) + 6 + 1
+    assert page.evaluate("document.querySelectorAll('#accuracy-0 .legend .traces').length") == 6 + 1, "a thin line has an entry of its own"
+    assert page.evaluate("document.querySelector('#accuracy-0').textContent.includes('target 95%')")
+    assert page.evaluate("document.querySelectorAll('#plot-cost .barlayer .point path').length") == 3
+    assert page.evaluate("document.getElementById('plot-cost').textContent.includes('110.00 USD, 37 epochs')")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
+    _screenshot(page, tmp_path / "training.png")
+    _assert_quiet(page)
+
+
+def test_a_narrow_window_does_not_scroll_sideways(
+    page: Page, report_make: Any, diagnosis_make: Any, training_gallery: list[Any], search_make: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(as_html([report_make(world_size=9, steps=20), *training_gallery[:4]], [diagnosis_make()], [search_make("a reason")]))
     page.call("Emulation.setDeviceMetricsOverride", width=800, height=1000, deviceScaleFactor=1, mobile=False)
     _open(page, path)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
