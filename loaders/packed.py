@@ -38,6 +38,15 @@ class Packed(Sequence[Any]):
         flat = self.memory[start : start + int(self.sizes[index])]
         return flat if self.shapes is None else flat.view(self.shapes[index])
 
+    def stacked(self) -> torch.Tensor | None:
+        """All samples in one tensor (uint8[n, *shape], a view), where they have one shape and lie behind one another; else None."""
+        if self.shapes is None or not len(self) or any(shape != self.shapes[0] for shape in self.shapes):
+            return None
+        size, first = int(self.sizes[0]), int(self.starts[0])
+        if not np.array_equal(self.starts, first + size * np.arange(len(self))):
+            return None
+        return self.memory[first : first + size * len(self)].view(len(self), *self.shapes[0])
+
 
 @dataclass(frozen=True)
 class Sent:

@@ -2,7 +2,8 @@
 
 `start_k = max(end_{k-1}, ready_k)`, `end_k = start_k + c`. The schedule, not the wake-up, carries the time: the oversleep of one step does not
 lengthen the next (reference/measurement.md section 1). A wake-up later than min(c, 5 ms) is a stall of the host: the schedule is set to it, and the
-difference is the step's host delay. Here is the emulated one; a CUDA device (`storagebench.device`) keeps the same protocol.
+difference is the step's host delay. Here is the emulated one; a CUDA device (`storagebench.device`) and a real training
+step (`storagebench.training`, a `Trainer`) keep the same protocol.
 """
 
 from __future__ import annotations
@@ -48,6 +49,17 @@ class Accelerator(Protocol):
 
     def close(self) -> None:
         """Release what it holds; may be called twice."""
+
+
+class Trainer(Accelerator, Protocol):
+    """An accelerator that trains: its compute is measured, and it says when the training is over. `begin` only takes the batch; once all ranks have theirs
+    (the engine's sync) `compute` makes the step, and `wait` ends it. `compute_ns` is 0."""
+
+    def compute(self, begun: Begun) -> Begun:
+        """Forward, backward and the optimizer's step, in real time; over when it returns."""
+
+    def end_epoch(self, epoch: int) -> bool:
+        """After the last step of a whole epoch: evaluate, and write down what came of it. Collective. Whether all ranks are to stop."""
 
 
 def tolerated_lateness_ns(compute_ns: int) -> int:

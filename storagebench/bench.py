@@ -20,6 +20,7 @@ from storagebench.registry import loader_info, misfit
 from storagebench.request import Request, store_spec
 from storagebench.session import execute, raw_rate
 from storagebench.storage import data_store, open_spec
+from storagebench.trainname import refuse_training
 
 RUNGS_DIR: Final = "rungs"
 MOST_RAW_S: Final = 1.0  # of each try of a raw rung, of which there are a dozen
@@ -87,6 +88,7 @@ def host_bench(request: Request, seconds: float, repeats: int) -> Iterator[tuple
 
 def _refuse(request: Request, seconds: float) -> None:
     workload = request.configured.workload
+    refuse_training(workload.run.accelerator, "diagnose", "holds rungs against a nominal compute time")
     if workload.loader.name == "null":
         raise UsageError("loader null reads nothing, so there is nothing to diagnose", "choose another --loader")
     if workload.compute_time_of_step_s() <= 0:

@@ -8,12 +8,12 @@ from typing import Any
 from storagebench.hostfiles import DeviceTotals, HostRecords, samples_of
 from storagebench.ranks import Ranks
 
-_DEVICE = "cuda"
+_DEVICES = ("cuda", "train")
 
 
 def device_figures(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[HostRecords]) -> dict[str, Any]:
-    """`copy_s`: seconds in which batches of the measured steps went onto the device, mean of the ranks; `devices`: a row for each that NVML saw."""
-    used = run["config"]["run"].get("accelerator", "").partition(":")[0] == _DEVICE
+    """`copy_s`: seconds in which batches of the measured steps went onto the device (of a training: became tensors there), mean of the ranks; `devices`: a row for each that NVML saw."""
+    used = run["config"]["run"].get("accelerator", "").partition(":")[0] in _DEVICES
     copies_s = [rank.copy_s for rank in ranks]
     return {"copy_s": sum(copies_s) / len(copies_s) if used and copies_s else None, "devices": _rows(hosts)}
 

@@ -16,7 +16,7 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from storagebench.accelerator import LEAST_HANDOFF_NS, Accelerator, Begun
+from storagebench.accelerator import LEAST_HANDOFF_NS, Accelerator, Begun, Trainer
 from storagebench.clock import Clock
 from storagebench.errors import RankError
 from storagebench.protocols import Batch, LoaderCounters, LoaderRun, with_counts
@@ -91,14 +91,17 @@ class Engine:
         cache: CacheControl,
         accelerator: Accelerator,
         beside: AbstractContextManager[Any] | None = None,
+        trainer: Trainer | None = None,
     ) -> None:
-        """`beside`: what goes on from before the first epoch until after the last one, and not while the null loader runs."""
+        """`beside`: what goes on from before the first epoch until after the last one, and not while the null loader runs. `trainer`: the accelerator itself,
+        where it trains."""
         self._job = job
         self._world = world
         self._clock = clock
         self._trace = trace
         self._cache = cache
         self._accelerator = accelerator
+        self._trainer = trainer
         self._beside: AbstractContextManager[Any] = nullcontext() if beside is None else beside
         self._steps_done = 0
         self._begin: Agreed | None = None
@@ -183,6 +186,8 @@ class Engine:
         last_ns = self._clock.now_ns()
         self._world.barrier()  # and all are done before the first one reads them again
         self._end_epoch(loader, epoch, sum(plan.sizes[:done]), plan.dropped_samples, before, begin_ns, last_ns)
+        if self._trainer is not None and done == len(plan.sizes) and self._trainer.end_epoch(epoch):
+            self._stopped = True
 
     def _prepare_cache(self, epoch: int) -> None:
         self._world.barrier()
@@ -234,6 +239,8 @@ class Engine:
                 raise _wrong_size(batch.num_samples, epoch, step, size)
             begun = accelerator.begin(batch, self._job.batch_size, previous_end_ns, asked_ns, got_ns)
         release_ns, elapsed_ns = self._agreed(begun.due_ns)
+        if self._trainer is not None and batch is not None:
+            begun = self._trainer.compute(begun)  # all ranks have their batch now, so waiting for that of another is no compute
         proof, ids_hash, spans_s = _NOTHING_CHECKED, 0, {}
         if batch is not None:
             ids_hash = crc32c(batch.sample_ids.tobytes())

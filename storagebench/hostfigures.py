@@ -55,10 +55,11 @@ def _first_starts(ranks: Iterable[Rank]) -> list[int]:
 
 
 def _span_s(mine: Sequence[Rank]) -> tuple[float, float] | None:
-    """(seconds from the first loader start to the last end of one host's ranks, seconds of that within epochs)."""
+    """(seconds from the first loader start to the last end of one host's ranks, seconds of that within epochs and evaluations)."""
     starts = _first_starts(mine)
-    ends = [epoch.end_ns for rank in mine for epoch in rank.epochs] + [record["end_ns"] for rank in mine for record in rank.of_kind("epoch_end")]
-    return ((max(ends) - min(starts)) / 1e9, _epochs_s(mine)) if starts and ends else None
+    ends = [epoch.end_ns for rank in mine for epoch in rank.epochs]
+    ends += [record["end_ns"] for rank in mine for kind in ("epoch_end", "eval") for record in rank.of_kind(kind)]
+    return ((max(ends) - min(starts)) / 1e9, _epochs_s(mine) + _evaluations_s(mine)) if starts and ends else None
 
 
 def _epochs_s(mine: Sequence[Rank]) -> float:
@@ -71,6 +72,15 @@ def _epochs_s(mine: Sequence[Rank]) -> float:
         for each in rank.epochs:
             ends[each.epoch] = max(ends.get(each.epoch, each.end_ns), each.end_ns)
     return sum(ends[epoch] - begin_ns for epoch, begin_ns in begins.items() if epoch in ends) / 1e9
+
+
+def _evaluations_s(mine: Sequence[Rank]) -> float:
+    """Seconds of all evaluations of a training, each of the rank that took longest."""
+    longest: dict[int, int] = {}
+    for rank in mine:
+        for record in rank.of_kind("eval"):
+            longest[record["epoch"]] = max(longest.get(record["epoch"], 0), record["end_ns"] - record["start_ns"])
+    return sum(longest.values()) / 1e9
 
 
 def _startup_s(run: _Row, ranks: Ranks, null_s: float, probe_s: float) -> float | None:

@@ -2,7 +2,7 @@
 
 The smallest of these limits is the bottleneck (`storagebench.diagnosis` says which it is). Each is an upper bound of its part:
 
-- accelerator: the consumers, at the nominal compute time;
+- accelerator: the consumers, at the nominal compute time (of a training: the median of the measured one);
 - cpu: all usable cores doing nothing but what this run did for a sample (loader, ranks and harness, as the kernel counted their CPU time);
 - workers: the loader's workers, had none of them ever been idle: workers x ranks over the seconds that one spends on a sample;
 - storage: what the storage gave raw, by the ceiling or the headroom probe of this run.
@@ -32,7 +32,7 @@ def limits(
 ) -> dict[str, float | None]:
     """The limits, and the shares that say why. `figures`: the summary so far (totals, rates, ceilings, workers)."""
     ends = [record for rank in ranks for record in rank.of_kind("epoch_end")]
-    compute_s = run["plan"]["compute_time_s"]
+    compute_s = run["plan"]["compute_time_s"] or (figures["training"] or {}).get("step_compute_s") or 0.0
     return {
         "accelerator_samples_per_s": len(ranks) * figures["batch_size"] / compute_s if compute_s > 0 and len(ranks) else None,
         **_cpu(run, ranks),

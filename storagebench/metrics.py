@@ -18,6 +18,7 @@ from storagebench.members import end_of_run
 from storagebench.ranks import Rank, Ranks, quantiles
 from storagebench.records import SCHEMA_VERSION
 from storagebench.traces import Trace
+from storagebench.trainingfigures import training_figures
 from storagebench.window import EpochWindow, RankWindow, in_step
 from storagebench.writefigures import write_figures
 
@@ -76,6 +77,7 @@ def summarise(run: Mapping[str, Any], ranks: Ranks, hosts: Sequence[HostRecords]
         "fetch_quantiles_s": quantiles(ranks.waits_ns),
         "step_quantiles_s": quantiles(ranks.lengths_ns),
         **_cpu(run, ranks, hosts, totals["delivered_bytes"]),
+        "training": training_figures(run, ranks),
         **device_figures(run, ranks, hosts),
         **write_figures(run, [rank.host for rank in ranks], windows, writers),
         **ceiling_figures(run, hosts, rates["delivered_bytes_per_s"], totals),

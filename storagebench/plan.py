@@ -13,6 +13,7 @@ from storagebench.manifest import Dataset
 from storagebench.protocols import LoadJob
 from storagebench.registry import loader_info, loaders
 from storagebench.sampling import EpochPlan, Indices, Span, plan_by_sample, plan_by_unit, plan_own_samples, plan_own_units, split_work
+from storagebench.trainname import is_training
 from storagebench.units import format_gib
 from storagebench.workload import Workload
 
@@ -179,7 +180,8 @@ def make_plan(
     refuse_unshared(workload)
     per_process = min(workload.run.accelerators_per_process, world_size)
     processes = num_processes or -(-world_size // per_process)
-    base = RANK_BASE_BYTES + (RANK_TORCH_BYTES if info.needs_torch or processes > 1 else 0) + process_workers * WORKER_BASE_BYTES
+    needs_torch = info.needs_torch or processes > 1 or is_training(workload.run.accelerator)
+    base = RANK_BASE_BYTES + (RANK_TORCH_BYTES if needs_torch else 0) + process_workers * WORKER_BASE_BYTES
     sharing_bytes = SHARING_RANK_BYTES if per_process > 1 else 0
     data_bytes = 0 if workload.loader.name == "null" else in_flight * batch_bytes
     demand = world_size * batch_size / compute_time_s if compute_time_s > 0 else None

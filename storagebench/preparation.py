@@ -27,6 +27,7 @@ from storagebench.records import SCHEMA_VERSION, as_plain
 from storagebench.registry import loader_info, misfit, refuse_missing
 from storagebench.request import Request, store_spec, with_depth
 from storagebench.storage import open_spec
+from storagebench.trainprep import training_asked
 from storagebench.writers import refuse_unfit
 
 _OPENED_OBJECTS = 1000
@@ -102,6 +103,7 @@ def _planned(request: Request, members: Sequence[Mapping[str, Any]], shares: Map
         spec = store.spec  # an S3 store has learned whether ranges work; the ranks need not ask again
     finally:
         store.close()
+    training = training_asked(request, dataset, world_size)
     configured = with_depth(configured, spec, here)
     workload = configured.workload
     ceiling = _ceiling_asked(request, info, dataset, spec)
@@ -117,7 +119,7 @@ def _planned(request: Request, members: Sequence[Mapping[str, Any]], shares: Map
         "command": list(request.command),
         "command_start_ns": request.command_start_ns,
         "created": host.clock_pair(SystemClock()),
-        "accelerator": workload.run.accelerator or f"{plan.compute_time_s:g} s a step",
+        "accelerator": training["accelerator"] if training else workload.run.accelerator or f"{plan.compute_time_s:g} s a step",
         "config": workload.model_dump(mode="json"),
         "provenance": dict(configured.provenance),
         "store": as_plain(spec),
@@ -128,6 +130,7 @@ def _planned(request: Request, members: Sequence[Mapping[str, Any]], shares: Map
         "listing": listing,
         "plan": as_plain(plan),
         "ceiling": ceiling,
+        **({"training": training} if training else {}),
     }
 
 

@@ -37,6 +37,7 @@ from storagebench.registry import open_loader
 from storagebench.s3server import find_server
 from storagebench.sampling import Span
 from storagebench.storage import open_spec, spec_of_reader
+from storagebench.trainrank import open_trainer
 from storagebench.workload import Workload
 from storagebench.world import Place, Rendezvous, World, open_world
 from storagebench.writers import Writers
@@ -182,6 +183,7 @@ def dataset_of_run(run: Mapping[str, Any]) -> Dataset:
 def _run_rank(shared: _Shared, world: World, clock: Clock, trace: TraceWriter) -> None:
     workload, dataset = shared.workload, shared.dataset
     job = load_job(workload, shared.spec, dataset, world.place, shard_spans(shared.run))
+    trainer = open_trainer(shared.run, workload, job, world, clock, trace)
     null_loader = NullLoader().open_endless(job)
     begin_ns = clock.now_ns()
     loader = open_loader(workload.loader.name).open(job)
@@ -189,10 +191,10 @@ def _run_rank(shared: _Shared, world: World, clock: Clock, trace: TraceWriter) -
         trace.write({"kind": "opened", "open_begin_ns": begin_ns, "open_end_ns": clock.now_ns(), "effective": dict(loader.effective())})
         cache = _host_cache(workload, shared.spec, held(shared.run, dataset, world.place.host))
         steps = _engine_job(shared.run, workload, dataset, world.place)
-        with closing(_accelerator(workload, clock, steps, world.place)) as accelerator:
+        with closing(trainer or _accelerator(workload, clock, steps, world.place)) as accelerator:
             if world.place.rank == 0:
                 wait_at_gate()
-            Engine(steps, world, clock, trace, cache, accelerator, _writers(shared, world.place)).run(loader, null_loader)
+            Engine(steps, world, clock, trace, cache, accelerator, _writers(shared, world.place), trainer).run(loader, null_loader)
     finally:
         loader.close()
 

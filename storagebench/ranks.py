@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from storagebench.syncwaits import LastOfSteps, LeastOfSteps
 from storagebench.traces import IDLE, NULL, STEP, WARMUP, Floats, Ints, Steps, Trace
-from storagebench.window import RankWindow, by_epoch, own_steps, rank_window, spans_of_clock_ns, waits_and_lengths_ns
+from storagebench.trainname import is_training
+from storagebench.window import RankWindow, before_ns, by_epoch, own_steps, rank_window, spans_of_clock_ns, waits_and_lengths_ns
 
 
 @dataclass(frozen=True, slots=True)
 class RankEpoch:
     """One rank's steps of one epoch; idle ones count as steps only. Times in ns. `begin_ns` is loader.start (when the first step asked, where that is not known), `first_end_ns` is when the compute of the first step with work ended,
     `later_compute_ns` the measured compute of those after it, `first_wait_ns` how long the first one, where it is measured, waited since loader.start
-    (0 where that is not known)."""
+    (0 where that is not known), `stall_ns` how long all of its steps with work waited for their batch."""
 
     epoch: int
     begin_ns: int
@@ -33,6 +34,7 @@ class RankEpoch:
     first_end_ns: int | None
     later_compute_ns: int
     first_wait_ns: int
+    stall_ns: int
     end_ns: int
 
 
@@ -87,7 +89,8 @@ class Ranks:
 
     `waits_ns` and `lengths_ns`: how long each measured step waited for its batch, and how long it took, in the schedule: sorted. `last_in_sync` of
     the measured steps, and `least_work_sync_ns` of the warm-up too: what the sync itself cost, and who came last. `mean_lengths_s`: the measured steps in order, without
-    the first of an epoch, mean over the ranks, as far as the shortest one goes. `traces` reads the ranks' traces again, as long as they are there.
+    the first of an epoch, mean over the ranks, as far as the shortest one goes. `computes_ns`: of a training, how long the compute of each measured step with a full
+    batch took, sorted; else empty. `traces` reads the ranks' traces again, as long as they are there.
     """
 
     def __init__(self, run: Mapping[str, Any], traces: Sequence[Trace]) -> None:
@@ -96,12 +99,14 @@ class Ranks:
         self._ranks: list[Rank] = []
         self.last_in_sync, self.least_work_sync_ns = LastOfSteps(), LeastOfSteps()
         self._sum_ns: Ints | None = None
+        self._computes: list[Ints] = []
         waits: list[Ints] = []
         lengths: list[Ints] = []
         for index in range(len(traces)):  # not by an iterator: it would hold one trace while the next is read
             for kept, found in zip((waits, lengths), self._take(run, index), strict=True):
                 kept.append(found)
         self.waits_ns, self.lengths_ns = _sorted(waits), _sorted(lengths)
+        self.computes_ns = _sorted(self._computes)
 
     def _take(self, run: Mapping[str, Any], index: int) -> tuple[Ints, Ints]:
         trace = self._traces[index]
@@ -110,7 +115,11 @@ class Ranks:
         self._with_header.append(index)
         starts = epoch_starts(trace.others)
         own = own_steps(trace.steps)
-        self._ranks.append(_rank(trace, own, starts, run["plan"]["prefetch_batches"]))
+        trains = is_training(run["config"]["run"].get("accelerator", ""))
+        self._ranks.append(_rank(trace, own, starts, run["plan"]["prefetch_batches"], not trains))
+        if trains:
+            full = (own.kind == STEP) & (own.samples == run["config"]["train"]["batch_size"])
+            self._computes.append((own.compute_end_ns - own.start_ns)[full])
         sync_ns = own.release_ns - own.host_delay_ns - own.due_ns
         measured, work = own.kind == STEP, own.kind != IDLE
         self.last_in_sync.take(len(self._ranks) - 1, own.epoch[measured], own.step[measured], sync_ns[measured])
@@ -168,7 +177,7 @@ def _sorted(parts: list[Ints]) -> Ints:
     return joined
 
 
-def _rank(trace: Trace, own: Steps, starts: Mapping[int, int], prefetch: int) -> Rank:
+def _rank(trace: Trace, own: Steps, starts: Mapping[int, int], prefetch: int, paced: bool) -> Rank:
     steps = trace.steps
     work = own.pick(own.kind != IDLE) if (own.kind == IDLE).any() else own
     epochs = tuple(_rank_epoch(epoch, every, starts.get(epoch)) for epoch, every in by_epoch(own))
@@ -186,7 +195,7 @@ def _rank(trace: Trace, own: Steps, starts: Mapping[int, int], prefetch: int) ->
         others=trace.others,
         truncated=trace.truncated,
         num_steps=len(steps),
-        window=rank_window(own, starts, complete, prefetch),
+        window=rank_window(own, starts, complete, prefetch, paced),
         epochs=epochs,
         au_null=au_null,
         null_ns=null_ns,
@@ -226,6 +235,7 @@ def _rank_epoch(epoch: int, every: Steps, start_ns: int | None) -> RankEpoch:
         first_end_ns=None if first is None else int(every.compute_end_ns[first]),
         later_compute_ns=int(computed_ns[1:].sum()),
         first_wait_ns=int(every.start_ns[first]) - start_ns if waited and first is not None and start_ns is not None else 0,
+        stall_ns=int((every.start_ns - before_ns(every, every.release_ns, {} if start_ns is None else {epoch: start_ns}))[work].sum()),
         end_ns=int(every.sync_end_ns.max()),
     )
 

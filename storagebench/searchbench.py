@@ -33,6 +33,7 @@ from storagebench.registry import loader_info, misfit, missing_modules
 from storagebench.request import Request, store_spec, with_depth
 from storagebench.session import take_part
 from storagebench.storage import open_spec, parse_url
+from storagebench.trainname import refuse_training
 from storagebench.units import format_rate
 
 GUESS_S: Final = 1.0
@@ -170,6 +171,7 @@ def begun(request: Request, limits: Limits, say: Callable[[str], None]) -> tuple
 
 def _refuse(request: Request, limits: Limits) -> None:
     workload = request.configured.workload
+    refuse_training(workload.run.accelerator, "search", "goes by AU at a nominal compute time")
     if workload.compute_time_of_step_s() <= 0:
         raise UsageError("a search needs a compute time above 0: without one there is no AU", "give --accelerator or --compute-time")
     if workload.train.au_threshold <= 0:

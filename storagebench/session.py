@@ -71,7 +71,7 @@ def take_part(run_dir: Path, crew: Crew, debug: bool = False) -> Summary | None:
 
 def _open_host_trace(run_dir: Path, run: Mapping[str, Any], member: int, clock: SystemClock) -> host.HostTrace:
     spec = StoreSpec(**run["store"])
-    accelerator = run["config"]["run"]["accelerator"]
+    accelerator = run["training"]["device"] if run.get("training") else run["config"]["run"]["accelerator"]
     devices = open_sampler(accelerator, os.environ) if is_device(accelerator) else None
     return host.HostTrace(run_dir, member, members_of(run)[member]["host"], clock, Path(spec.root) if spec.kind == "posix" else None, devices)
 

@@ -23,6 +23,7 @@ from storagebench.registry import loader_info, misfit
 from storagebench.report.load import load_runs
 from storagebench.storage import open_store, parse_url
 from storagebench.storage.s3_config import DEFAULT_CONCURRENCY
+from storagebench.trainname import refuse_training
 
 # Above it the accelerators cannot be kept busier in any way that two runs would show.
 BUSY: Final = 0.995
@@ -131,6 +132,7 @@ class TuneBench:
     def check(self) -> None:
         """Raises what keeps the defaults from being run, before anything is: no dataset, adapters that do not go together, data dirs that hold different samples."""
         workload = self._asked.configured().workload
+        refuse_training(workload.run.accelerator, "tune", "turns settings by AU or by the rate without compute")
         datasets = [self._dataset(place, self._asked.storage_options) for place in self._asked.data_dirs]
         for place, dataset in zip(self._asked.data_dirs, datasets, strict=True):
             kind = parse_url(place, self._asked.storage_options).kind

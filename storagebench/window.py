@@ -46,9 +46,11 @@ class EpochWindow:
 
 @dataclass(frozen=True, slots=True)
 class RankWindow:
-    """All epochs of one rank, added up. AU are ratios 0..1, None where nothing is emulated or measured."""
+    """All epochs of one rank, added up. AU are ratios 0..1, None where nothing is emulated or measured. `paced`: the compute is a nominal one; else it was
+    measured (a real training), and only `au_measured` means something."""
 
     epochs: tuple[EpochWindow, ...]
+    paced: bool = True
 
     def _sum(self, name: str) -> float:
         return float(sum(getattr(epoch, name) for epoch in self.epochs))
@@ -68,11 +70,11 @@ class RankWindow:
 
     @property
     def au_uncorrected(self) -> float | None:
-        return self._ratio(self._sum("compute_ns"))
+        return self._ratio(self._sum("compute_ns")) if self.paced else None
 
     @property
     def au_nominal(self) -> float | None:
-        au = self._ratio(self._sum("compute_ns") * self.kept_share)
+        au = self._ratio(self._sum("compute_ns") * self.kept_share) if self.paced else None
         return None if au is None else min(1.0, au)
 
     @property
@@ -100,7 +102,7 @@ def own_steps(steps: Steps) -> Steps:
     return steps.pick(steps.kind != NULL)
 
 
-def rank_window(own: Steps, epoch_starts: Mapping[int, int], complete_epochs: set[int], prefetch: int) -> RankWindow:
+def rank_window(own: Steps, epoch_starts: Mapping[int, int], complete_epochs: set[int], prefetch: int, paced: bool = True) -> RankWindow:
     """The windows of one rank. `own`: its steps without null ones, in order; `epoch_starts` epoch -> ns of loader.start; `complete_epochs` are those
     whose last planned step is in the trace; `prefetch` is the depth that the loader was given."""
     windows = []
@@ -108,7 +110,7 @@ def rank_window(own: Steps, epoch_starts: Mapping[int, int], complete_epochs: se
         measured = steps.pick(steps.kind == STEP)
         if len(measured) and epoch in epoch_starts:
             windows.append(_epoch_window(epoch, steps, measured, epoch_starts[epoch], epoch in complete_epochs, prefetch))
-    return RankWindow(tuple(windows))
+    return RankWindow(tuple(windows), paced)
 
 
 def waits_and_lengths_ns(own: Steps, epoch_starts: Mapping[int, int]) -> tuple[Ints, Ints]:
@@ -144,7 +146,10 @@ def in_step(windows: Sequence[RankWindow]) -> list[RankWindow]:
         0.0 if all(epoch.kept_up for epoch in epochs) else sum(epoch.queue_fall_steps for epoch in epochs) / len(windows)
         for epochs in zip(*(window.epochs for window in windows), strict=True)
     ]
-    return [RankWindow(tuple(replace(epoch, credit_steps=credit) for epoch, credit in zip(window.epochs, shared, strict=True))) for window in windows]
+    return [
+        replace(window, epochs=tuple(replace(epoch, credit_steps=credit) for epoch, credit in zip(window.epochs, shared, strict=True)))
+        for window in windows
+    ]
 
 
 def _epoch_window(epoch: int, steps: Steps, measured: Steps, start_ns: int, complete: bool, prefetch: int) -> EpochWindow:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
 from storagebench.errors import UsageError, did_you_mean
+from storagebench.trainname import METRIC, is_training
 from storagebench.units import parse_duration, parse_size
 
 Decode = Literal["none", "touch", "parse", "full"]
@@ -113,6 +114,17 @@ class TrainSpec(_Frozen):
     au_threshold: float = _option(0.9, "--au-threshold", "accelerator utilisation that counts as kept busy", ge=0.0, le=1.0)
     profile: str = _option("mlperf-storage", "--profile", "whose compute times and batches these are, where a workload has several")
     targets: dict[str, Target] = Field(default_factory=dict, description="quality target by edition of the MLPerf Training rules")
+    edition: str = _option("", "--edition", "whose target counts, where a workload has those of several editions; empty: the last one")
+    target_quality: float | None = _option(
+        None, "--target-quality", "accuracy that ends a training, a share 0 to 1, instead of the edition's target", ge=0.0, le=1.0
+    )
+    learning_rate: float | None = _option(
+        None,
+        "--learning-rate",
+        "of --accelerator train:MODEL, divided by 10 at half and at three quarters of the epochs; not given: that of the model",
+        gt=0.0,
+        le=100.0,
+    )
 
     @field_validator("compute_time_s")
     @classmethod
@@ -129,7 +141,7 @@ class RunSpec(_Frozen):
     accelerator: str = _option(
         "",
         "--accelerator",
-        "whose compute time is emulated (see `storagebench list accelerators`), or cuda[:i] for a real device with --compute-time",
+        "whose compute time is emulated (see `storagebench list accelerators`), cuda[:i] for a real device with --compute-time, or train:MODEL[@cpu|@cuda[:i]] for a real training step",
     )
     num_accelerators: int = _option(1, "--num-accelerators", "emulated accelerators (ranks) on this host", ge=1, le=100_000)
     accelerators_per_process: int = _option(
@@ -158,7 +170,7 @@ class RunSpec(_Frozen):
     sync: Sync = _option("step", "--sync", "when ranks wait for one another")
     remainder: Remainder = _option("drop", "--remainder", "the last incomplete global batch is dropped, or kept as short and idle steps")
     listing: Listing = _option("manifest", "--listing", "find the shards in the manifest, or by listing the storage (timed on its own)")
-    seed: int = _option(1, "--seed", "seed of the sample order", ge=0, lt=2**63)
+    seed: int = _option(1, "--seed", "seed of the sample order, and of the weights of a real training", ge=0, lt=2**63)
     verify: Verify = _option("sample", "--verify", "compare checksums of no, some (1 in 64) or all samples; `full` also proves coverage")
     writers: int = _option(
         0,
@@ -256,7 +268,14 @@ class Workload(_Frozen):
             raise ValueError(f"the records of task {data.task} are {own}, and dataset.payload is {data.payload}{held}")
 
     def compute_time_of_step_s(self) -> float:
-        """Seconds of compute for a full batch. Raises UsageError where neither --compute-time nor a known accelerator gives it."""
+        """Seconds of compute for a full batch, 0 of a real training, whose compute is measured. Raises UsageError where neither --compute-time nor a known
+        accelerator gives it."""
+        if is_training(self.run.accelerator):
+            if self.run.compute_time_s is not None:
+                raise UsageError(
+                    f"--compute-time is {self.run.compute_time_s:g} s, and --accelerator {self.run.accelerator} really computes", "give one of them"
+                )
+            return 0.0
         if self.run.compute_time_s is not None:
             return self.run.compute_time_s
         table = self.train.compute_time_s
@@ -275,6 +294,24 @@ class Workload(_Frozen):
             f"accelerator {self.run.accelerator!r} has no compute time in workload {self.name} (it knows: {known})",
             "give one of these, or --compute-time SECONDS",
         )
+
+
+def target_of(workload: Workload) -> Target | None:
+    """The target in effect: of `train.edition`, else the last edition's, with `train.target_quality` in place of its value; None where there is neither.
+
+    A quality of the user's own has no date and no published epochs. Raises UsageError for an edition that the workload does not have.
+    """
+    train = workload.train
+    if train.edition and train.edition not in train.targets:
+        known = list(train.targets)
+        raise UsageError(
+            f"workload {workload.name} has no target of edition {train.edition!r}", did_you_mean(train.edition, known) if known else "it has none"
+        )
+    published = train.targets[train.edition or list(train.targets)[-1]] if train.targets else None
+    if train.target_quality is None:
+        return published
+    metric = METRIC if published is None else published.metric
+    return Target.model_construct(metric=metric, value=train.target_quality, epochs=None, source="train.target_quality", date=None)
 
 
 SECTIONS: dict[str, type[BaseModel]] = {"dataset": DatasetSpec, "loader": LoaderSpec, "train": TrainSpec, "run": RunSpec, "query": QuerySpec}

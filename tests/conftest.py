@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from storagebench import s3server
-from storagebench.build import generate
+from storagebench.build import generate, import_dataset
 from storagebench.cli import run_program
 from storagebench.configfile import load_workload
 from storagebench.errors import UsageError
@@ -114,3 +114,41 @@ def s3_environment(s3_server: s3server.Server, monkeypatch: pytest.MonkeyPatch) 
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     return {"endpoint_url": s3_server.endpoint_url}
+
+
+@pytest.fixture(scope="session")
+def make_digits(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """A small dataset of scikit-learn's digits as PNG images with labels and its held-out split beside it, made once for each format; the path of the
+    first. Tests must not change it. Every ninth image is held out (200), of the others 288 are trained on."""
+    made: dict[str, str] = {}
+    trees: list[Path] = []
+
+    def make(form: str = "png") -> str:
+        if not trees:
+            trees.append(tmp_path_factory.mktemp("digits"))
+            _digit_trees(trees[0])
+        if form not in made:
+            place = tmp_path_factory.mktemp("digits-data") / form
+            for split, path in (("train", place), ("held-out", Path(f"{place}-held-out"))):
+                import_dataset(trees[0] / split, open_store(str(path)), format=form, samples_per_shard=16, row_group_bytes=1024)
+            made[form] = str(place)
+        return made[form]
+
+    return make
+
+
+def _digit_trees(folder: Path) -> None:
+    """ImageFolder trees `train` and `held-out`. Names are such that the import, which sorts them, leaves no order within a class to learn from."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    taken = {"train": 0, "held-out": 0}
+    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        split = "held-out" if number % 9 == 0 else "train"
+        if taken[split] >= {"train": 288, "held-out": 200}[split]:
+            continue
+        taken[split] += 1
+        place = folder / split / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * 255 // 16).astype("uint8")).save(place / f"{number:04d}.png")

@@ -66,9 +66,15 @@ def _each_hosts_ranks(run: Mapping[str, Any]) -> str:
     return " + ".join(map(str, counts.values()))
 
 
+def _compute(saved: SavedRun) -> str:
+    """The nominal compute time, or the model that is really trained, and where."""
+    training = saved.summary.get("training")
+    return format_seconds(saved.summary["compute_time_s"]) if training is None else f"a training of {training['model']} on {training['device']}"
+
+
 _SAME: Final[Mapping[str, Fact]] = {
     "workload": _summary("workload"),
-    "compute time": lambda saved: format_seconds(saved.summary["compute_time_s"]),
+    "compute time": _compute,
     "world size": _summary("world_size"),
     "batch size": _summary("batch_size"),
     "decode level": _summary("decode"),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from storagebench.checks import ceiling_rules, rules_bytes, rules_hosts, rules_records, rules_settings, rules_time, rules_writers
+from storagebench.checks import ceiling_rules, rules_bytes, rules_hosts, rules_records, rules_settings, rules_time, rules_training, rules_writers
 from storagebench.checks.case import ERROR, WARNING, Case, Check
 
 
@@ -53,6 +53,8 @@ RULES: tuple[Rule, ...] = (
     Rule("DATASET_CHANGED", ERROR, rules_records.dataset_changed),
     Rule("CONFIG_CHANGED", ERROR, rules_records.config_changed),
     Rule("WRITER_LOST", ERROR, rules_writers.writer_lost),
+    Rule("LOSS_NOT_FINITE", ERROR, rules_training.loss_not_finite),
+    Rule("RANKS_DIVERGED", ERROR, rules_training.ranks_diverged),
     Rule("UNVERIFIED_DATA", WARNING, rules_bytes.unverified_data),
     Rule("CACHED", WARNING, rules_bytes.cached),
     Rule("LOCAL_CACHE", WARNING, rules_bytes.local_cache),
@@ -81,6 +83,8 @@ RULES: tuple[Rule, ...] = (
     Rule("LOADER_SETTINGS", WARNING, rules_settings.loader_settings),
     Rule("WRITE_RATE", WARNING, rules_writers.write_rate),
     Rule("WRITTEN_LEFT", WARNING, rules_writers.written_left),
+    Rule("TARGET_NOT_REACHED", WARNING, rules_training.target_not_reached),
+    Rule("HELD_OUT_SMALL", WARNING, rules_training.held_out_small),
 )
 
 # Codes without a rule, and why (reference/measurement.md section 6 names them).

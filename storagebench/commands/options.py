@@ -21,6 +21,7 @@ RUN_OPTIONS = (
     "--loader", "--accelerator", "--profile", "--num-accelerators", "--accelerators-per-process", "--placement", "--held-out-dir", "--batch-size", "--epochs", "--max-steps", "--duration", "--compute-time", "--num-workers",
     "--prefetch-batches", "--io-depth", "--shuffle", "--shuffle-buffer", "--decode", "--cache", "--sync", "--remainder", "--listing", "--seed", "--verify", "--warmup-steps",
     "--null-duration", "--headroom-duration", "--au-threshold", "--memory-limit", "--writers", "--write-rate", "--write-shard-samples", "--write-keep-shards", "--record-length-resize",
+    "--target-quality", "--edition", "--learning-rate",
 )  # fmt: skip
 # Which host makes how much follows from its accelerators.
 GENERATE_OPTIONS = (*DATASET_OPTIONS, "--placement", "--held-out-dir", "--num-accelerators")

@@ -125,6 +125,21 @@ def _say_errors(summary: Mapping[str, Any]) -> None:
             click.echo(f"error: {finding['message']}\nhint: {finding['hint']}", err=True)
 
 
+def _nth(request: Request, run_id: str, number: int) -> Request:
+    """The request of one of several runs; of a training with a seed of its own, since the same one would train the same model again."""
+    from dataclasses import replace
+
+    from storagebench.configfile import changed
+    from storagebench.experiments.trainings import seed_of
+    from storagebench.trainname import is_training
+
+    run = request.configured.workload.run
+    if not is_training(run.accelerator):
+        return replace(request, run_id=run_id)
+    seed = seed_of(run.seed, number)
+    return replace(request, run_id=run_id, configured=changed(request.configured, {"run.seed": seed}, f"--repeat: seed {run.seed}, run {number}"))
+
+
 def _repeat(request: Request, crew: Crew, onlookers: Onlookers, num_runs: int, as_json: bool) -> int:
     """The request several times. A run that fails is kept and said, and the others follow, unless a launcher started us; a bad request or an interrupt ends
     it all."""
@@ -139,6 +154,7 @@ def _repeat(request: Request, crew: Crew, onlookers: Onlookers, num_runs: int, a
     from storagebench.report.repeats import repeats_text
 
     ids = run_ids(request.run_id, num_runs)
+    asked = {run_id: _nth(request, run_id, number) for number, run_id in enumerate(ids, 1)}
 
     def refuse_existing() -> None:
         for run_id in ids:
@@ -148,7 +164,7 @@ def _repeat(request: Request, crew: Crew, onlookers: Onlookers, num_runs: int, a
     def run_one(run_id: str) -> Mapping[str, Any]:
         start_ns = request.command_start_ns if run_id == ids[0] else SystemClock().now_ns()
         try:
-            summary = _run_one(replace(request, run_id=run_id, command_start_ns=start_ns), crew, onlookers)
+            summary = _run_one(replace(asked[run_id], command_start_ns=start_ns), crew, onlookers)
         except (UsageError, InterruptedRunError):
             raise
         except StorageBenchError as error:
@@ -163,7 +179,7 @@ def _repeat(request: Request, crew: Crew, onlookers: Onlookers, num_runs: int, a
     from_first(crew, refuse_existing)
     if crew.member:
         for run_id in ids:
-            _run_one(replace(request, run_id=run_id), crew, onlookers)
+            _run_one(asked[run_id], crew, onlookers)
         return EXIT_OK
     repeats = repeat(ids, run_one)
     click.echo(json.dumps(repeats.as_dict(), indent=1) + "\n" if as_json else repeats_text(repeats), nl=False)

@@ -29,13 +29,14 @@ def evidence_of(run: Mapping[str, Any], summary: Mapping[str, Any]) -> Evidence 
     achieved, window_s, known = summary["samples_per_s"], summary["window_s"], summary["limits"]
     if not achieved or not window_s or summary["loader"] == "null":
         return None
+    trains = summary["training"] is not None
     return Evidence(
         achieved=achieved,
         accelerator=known["accelerator_samples_per_s"],
         cpu=known["cpu_samples_per_s"],
         storage=None if run["config"]["run"].get("writers") else known["storage_samples_per_s"],
         workers=known["workers_samples_per_s"],
-        au=summary["au_nominal"],
+        au=summary["au_measured"] if trains else summary["au_nominal"],
         au_null=summary["au_null"],
         host_delay_share=(summary["host_delay_s"] or 0.0) / window_s,
         worker_delay_share=known["worker_delay_share"] or 0.0,
@@ -45,6 +46,7 @@ def evidence_of(run: Mapping[str, Any], summary: Mapping[str, Any]) -> Evidence 
         slowest_steps_share=known["slowest_steps_share"] or 0.0,
         cores=known["cores"] or 1.0,
         cores_of_others=known["cores_of_others"] or 0.0,
+        trains=trains,
         setting=settings_of(run, summary),
     )
 

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 # Rates within 2 % of the accelerators' own: nothing stands in the way.
 BUSY: Final = 0.98
+# Of a real training the hand-over of each batch (into tensors, onto the device) is waiting too, which neither storage nor loader can save.
+TRAINING_BUSY: Final = 0.95
 # Achieved over a limit, from where on that limit is what is in the way.
 AT_LIMIT: Final = 0.8
 # Without any storage: less than this is the host's (or the harness's) doing.
@@ -30,7 +32,7 @@ class Evidence:
     `achieved` against the limits `accelerator` (None: nothing is emulated), `cpu` (all cores), `storage` (raw), `workers` (the loader's, never idle).
     `au` and `au_null`; `host_delay_share` of the window in which late wake-ups stood; `worker_delay_share` of the workers' time without a core,
     `prep_cpu_share` of the CPU time spent after the fetch, `fetch_share` of the workers' time in the fetch, `epoch_start_share` and
-    `slowest_steps_share` (of the slowest 2 %) of the waiting.
+    `slowest_steps_share` (of the slowest 2 %) of the waiting. `trains`: the compute is that of a real training, measured, as `au` is then.
     """
 
     achieved: float
@@ -48,6 +50,7 @@ class Evidence:
     slowest_steps_share: float = 0.0
     cores: float = 1.0
     cores_of_others: float = 0.0
+    trains: bool = False
     setting: Mapping[str, Any] = field(default_factory=dict)  # num_workers, prefetch_batches, world_size, cache, storage (kind), cacheable
 
 
@@ -90,6 +93,8 @@ def _rate(value: float) -> str:
 def _busy(e: Evidence) -> Verdict | None:
     if e.au is None:
         return None
+    if e.trains:
+        return None if e.au < TRAINING_BUSY else _trains_undisturbed(e.au)
     reachable = 1.0 if e.au_null is None else min(1.0, e.au_null)
     if e.au < BUSY * reachable:
         return None
@@ -102,6 +107,14 @@ def _busy(e: Evidence) -> Verdict | None:
         )
     return Verdict(
         "accelerator", (f"AU {e.au:.3f}: the accelerators hardly wait",), "more accelerators: `storagebench diagnose --what-if accelerators=N`"
+    )
+
+
+def _trains_undisturbed(computed: float) -> Verdict:
+    return Verdict(
+        "accelerator",
+        (f"the training computed for {share(computed)} of the time: it hardly waits for its data",),
+        "a faster device, or more ranks: storage and loader keep up with this one",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from storagebench.checks.statistics import LEVEL, Spread, spread_of
 from storagebench.errors import EXIT_DATASET, EXIT_INVALID, EXIT_OK, EXIT_RANK, EXIT_STORAGE
+from storagebench.experiments.trainings import TrainingSpread, training_spreads
 
 Summary = Mapping[str, Any]
 METRICS: Final = ("au_nominal", "samples_per_s", "delivered_bytes_per_s")
@@ -37,6 +38,11 @@ class Repeats:
         """Metrics whose runs lie too far apart to publish: (max - min) / median over 5 %, or a standard deviation of 10 % of the mean or more."""
         return tuple(name for name, spread in self.spreads.items() if spread is not None and _is_unstable(spread))
 
+    @property
+    def trainings(self) -> Mapping[str, TrainingSpread]:
+        """Time to the target and epochs of the trainings in which they are true; empty where nothing was trained."""
+        return training_spreads([summary for summary in self.summaries if _is_true(summary)])
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON: every summary, and the figures over them."""
         return {
@@ -46,6 +52,7 @@ class Repeats:
             "level": LEVEL,
             "unstable": list(self.unstable),
             "metrics": {name: None if spread is None else spread.as_dict() for name, spread in self.spreads.items()},
+            **({"training": {name: spread.as_dict() for name, spread in self.trainings.items()}} if self.trainings else {}),
             "runs": [dict(summary) for summary in self.summaries],
         }
 

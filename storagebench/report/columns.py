@@ -5,9 +5,10 @@ The decode level is no column: it heads each table, since levels never share one
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from storagebench.report import trainingwords
 from storagebench.report import wording as w
 from storagebench.report.wording import Summary
 
@@ -44,14 +45,30 @@ COLUMNS = (
     Column("validity", False, w.validity),
 )
 # Columns that are set flush right, so that their points and units stand under one another.
-RIGHT = frozenset({"AU", "AU null", "samples/s", "MB/s", "fetch p50", "fetch p99", "cached", "CPU s/GB"})
+RIGHT = frozenset({"TTA (epochs)", "accuracy", "stall", "AU", "AU null", "samples/s", "MB/s", "fetch p50", "fetch p99", "cached", "CPU s/GB"})
 
 
-def cells(summary: Summary) -> list[str]:
+# Of tables in which something was trained.
+TRAINING_COLUMNS = (
+    Column("TTA (epochs)", True, trainingwords.tta_cell, headline=True),
+    Column("accuracy", True, trainingwords.accuracy_cell, headline=True),
+    Column("stall", True, trainingwords.stall_cell),
+)
+
+
+def columns_of(summaries: Sequence[Summary]) -> tuple[Column, ...]:
+    """The columns of a table of these runs."""
+    if not any(summary.get("training") for summary in summaries):
+        return COLUMNS
+    place = next(index for index, column in enumerate(COLUMNS) if column.heading == "samples/s")
+    return (*COLUMNS[:place], *TRAINING_COLUMNS, *COLUMNS[place:])
+
+
+def cells(summary: Summary, columns: Sequence[Column] = COLUMNS) -> list[str]:
     """One row: every cell as plain text, with its mark."""
     sign = w.mark(summary)
     row = []
-    for column in COLUMNS:
+    for column in columns:
         marked = column.is_figure and (sign == w.ERROR_MARK or column.headline)
         row.append(w.marked(column.cell(summary), sign if marked else ""))
     return row

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from storagebench.report import trainingwords
 from storagebench.report import wording as w
 from storagebench.report.wording import Summary
 
@@ -92,6 +93,11 @@ def _least_host(s: Summary) -> Iterator[tuple[str, str]]:
         if w.utilisation(least["au_nominal"]) == w.utilisation(s["au_nominal"]):
             return
         yield "of the slowest host", w.marked(f"{w.utilisation(least['au_nominal'])} ({w.printable(least['host'])})", w.mark(s))
+
+
+def _training(s: Summary) -> Iterator[Section]:
+    if s["training"] is not None:
+        yield _pairs("Training", *trainingwords.rows(s, s["training"]))
 
 
 _LIMITS = {
@@ -297,6 +303,7 @@ def _proof(s: Summary) -> Iterator[Section]:
 
 _SECTIONS: tuple[Callable[[Summary], Iterator[Section]], ...] = (
     _what,
+    _training,
     _utilisation,
     _way,
     _throughput,

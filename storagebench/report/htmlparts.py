@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from storagebench.report import wording as w
-from storagebench.report.columns import COLUMNS, RIGHT, cells, marks_used
+from storagebench.report.columns import RIGHT, Column, cells, columns_of, marks_used
 from storagebench.report.detail import TEXT_COLUMNS, Section, sections
 from storagebench.report.load import LoadedRun
 from storagebench.report.provenance import provenance
@@ -46,17 +46,18 @@ def run_tables(summaries: Sequence[Summary], names: Sequence[str]) -> str:
     """The table of runs, one for each effective decode level, with the meaning of the marks."""
     blocks = []
     for level, indices in w.by_decode(summaries):
-        head = "".join(f"<th{_right(column.heading)}>{escape(column.heading)}</th>" for column in COLUMNS)
-        body = "".join(_run_row(index, summaries[index], names[index]) for index in indices)
+        columns = columns_of([summaries[index] for index in indices])
+        head = "".join(f"<th{_right(column.heading)}>{escape(column.heading)}</th>" for column in columns)
+        body = "".join(_run_row(index, summaries[index], names[index], columns) for index in indices)
         table = f'<table class="runs"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
         blocks.append(f'<h3>Decode level: {safe(level)}</h3><div class="card scroll">{table}</div>')
     legend = "".join(f"<div>{_mark(sign)} {escape(meaning)}</div>" for sign, meaning in marks_used(list(summaries)))
     return "".join(blocks) + (f'<div class="legend">{legend}</div>' if legend else "")
 
 
-def _run_row(index: int, summary: Summary, name: str) -> str:
+def _run_row(index: int, summary: Summary, name: str, columns: Sequence[Column]) -> str:
     row = []
-    for column, cell in zip(COLUMNS, cells(summary), strict=True):
+    for column, cell in zip(columns, cells(summary, columns), strict=True):
         if column.heading == "run":
             row.append(f'<td><a href="#run-{index}">{safe(name)}</a></td>')
         elif column.heading == "validity":

@@ -23,6 +23,9 @@ _FIGURES: Final[dict[str, tuple[str, ...]]] = {
     "fetch_p99_s": ("fetch_quantiles_s", "p99"),
     "cpu_s_per_gb": ("cpu_s_per_gb",),
     "peak_rss_bytes": ("peak_rss_bytes",),
+    "tta_s": ("training", "tta_s"),
+    "accuracy": ("training", "final_accuracy"),
+    "stall_share": ("training", "stall_share"),
 }
 _DECIMALS: Final = 9
 

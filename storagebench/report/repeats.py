@@ -38,6 +38,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 def repeats_text(repeats: Repeats) -> str:
     """The page of several runs of one request."""
     lines = [run_table(repeats.summaries), aligned([["", *HEADINGS, "interval"], *_rows(repeats)]), *_methods(repeats)]
+    lines += _trainings(repeats)
     if repeats.left_out:
         names = ", ".join(f"{w.printable(run_id)} ({why})" for run_id, why in repeats.left_out.items())
         lines.append(f"{len(repeats.left_out)} of {len(repeats.summaries)} runs are not in these figures: {names}")
@@ -65,3 +66,22 @@ def _methods(repeats: Repeats) -> list[str]:
     if not intervals:
         return ["interval: none, for want of two runs"]
     return list(dict.fromkeys(f"interval: {interval.coverage:.1%}, {interval.method}" for interval in intervals))
+
+
+_TRAINED: Final = {"tta_s": "time to target", "epochs_to_target": "epochs to target"}
+
+
+def _trainings(repeats: Repeats) -> list[str]:
+    """Of trainings: time and epochs to the target over the seeds, with the mean as MLPerf Training takes it."""
+    spreads = repeats.trainings
+    if not spreads:
+        return []
+    rows = [["", "reached", "median", "min", "max", "olympic mean"]]
+    for name, spread in spreads.items():
+        show = w.seconds if name == "tta_s" else w.number
+        reached = sum(value is not None for value in spread.values)
+        figures = (spread.median, spread.minimum, spread.maximum, spread.olympic.value)
+        rows.append([_TRAINED[name], f"{reached} of {len(spread.values)}", *(show(value) for value in figures)])
+    why = next(iter(spreads.values())).olympic.why
+    seeds = ", ".join(str(summary["training"]["seed"]) for summary in repeats.summaries if summary.get("training") is not None)
+    return ["", aligned(rows), f"seeds {seeds}" + (f"; olympic mean: {why}" if why else "; olympic mean: without the fastest and the slowest")]

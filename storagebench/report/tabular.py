@@ -49,6 +49,8 @@ def _flat(summary: Summary) -> dict[str, Any]:
             row.update({f"limits_{key}": each for key, each in value.items()})
         elif name == "ceiling_range_bytes_per_s":
             row.update(zip(_RANGE, value or (None, None), strict=True))
+        elif name == "training":
+            row.update({f"training_{key}": each for key, each in (value or {}).items() if key != "curve"})
         elif name == "per_host":
             row.update(_of_hosts(value))
         elif name == "epochs_from_local_cache":

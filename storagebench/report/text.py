@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from storagebench.report import wording as w
-from storagebench.report.columns import COLUMNS, RIGHT, cells, marks_used
+from storagebench.report.columns import RIGHT, cells, columns_of, marks_used
 from storagebench.report.detail import TEXT_COLUMNS, Section, sections
 from storagebench.report.wording import Summary
 
@@ -34,7 +34,8 @@ def run_table(summaries: Sequence[Summary], width: int = DEFAULT_WIDTH, colour: 
 
 
 def _group_table(group: Sequence[Summary], width: int, colour: bool) -> str:
-    headings, rows = _aligned([column.heading for column in COLUMNS], [cells(summary) for summary in group], RIGHT)
+    columns = columns_of(group)
+    headings, rows = _aligned([column.heading for column in columns], [cells(summary, columns) for summary in group], RIGHT)
     styles = [_STYLES.get(w.mark(summary), "") for summary in group]
     widths = [max(len(row[index]) for row in [headings, *rows]) for index in range(len(headings))]
     needed = sum(widths[1:]) + min(widths[0], _LEAST_RUN_WIDTH) + _GAP * (len(headings) - 1)
@@ -45,7 +46,8 @@ def _group_table(group: Sequence[Summary], width: int, colour: bool) -> str:
 
 def _turned(group: Sequence[Summary], width: int, colour: bool) -> str:
     """The table on its side, in as many blocks as the width asks for; one run in a block where even that is too narrow."""
-    headings, rows = [column.heading for column in COLUMNS], [cells(summary) for summary in group]
+    columns = columns_of(group)
+    headings, rows = [column.heading for column in columns], [cells(summary, columns) for summary in group]
     label_width = max(map(len, headings))
     cell_width = max(max(map(len, row[1:])) for row in rows)
     column_width = max(cell_width, min(max(len(row[0]) for row in rows), _LEAST_RUN_WIDTH))

@@ -144,6 +144,8 @@ def by_decode(summaries: Sequence[Summary]) -> list[tuple[str, list[int]]]:
 
 def accelerators(summary: Summary) -> str:
     """`2 x h100 (mlperf-storage) with 20 ms of compute a step`: whose step time it is stands beside it."""
+    if summary.get("training") is not None:
+        return f"{summary['world_size']} x {summary['accelerator']}, a step computed {seconds(summary['training']['step_compute_s'])} (median)"
     name, compute = summary["accelerator"], format_seconds(summary["compute_time_s"])
     if name.endswith(" s a step"):  # no accelerator was named, only its compute time
         name = "emulated accelerator" + ("s" if summary["world_size"] > 1 else "")
@@ -186,6 +188,12 @@ def verdict(summary: Summary) -> Verdict:
     if not summary["valid"]:
         first = next(finding for finding in summary["findings"] if finding["severity"] == "error")
         return Verdict("invalid", "INVALID", f"{what}: do not use these numbers: {first['message']}.")
+    training = summary.get("training")
+    if training is not None:
+        from storagebench.report import trainingwords
+
+        state = "unrated" if training["reached"] is False else "busy"
+        return Verdict(state, trainingwords.label(training), trainingwords.sentence(summary, training))
     threshold = summary["au_threshold"]
     if summary["au_nominal"] is None:
         rate = summary["delivered_bytes_per_s"]

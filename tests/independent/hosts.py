@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rank import NS, RankFigures, Row, all_or_none, average, kind
+from training import evaluating_ns
 
 
 def groups(figures: list[RankFigures]) -> dict[str, list[RankFigures]]:
@@ -36,8 +37,9 @@ def spans(run: Row, figures: list[RankFigures], probing_s: float) -> Row:
             opens = [each.starts[epoch]["start_ns"] for each in mine if epoch in each.starts]
             closes = [row["sync_end_ns"] for each in mine for row in each.every if row["epoch"] == epoch]
             inside += max(closes) - min(opens) if closes else 0
-        walls.append(max(ended) - min(begun))
-        outside.append(max(0, walls[-1] - inside))
+        judging, judged = evaluating_ns(mine)
+        walls.append(max(ended + judged) - min(begun))
+        outside.append(max(0, walls[-1] - inside - judging))
     null_s = max((each.null_ns for each in figures), default=0) / NS
     here = [each for each in figures if str(each.header.get("host")) == run["hosts"][0]["host"]]
     began = [each.starts[0]["start_ns"] for each in here if 0 in each.starts]

@@ -9,9 +9,11 @@ from hosts import cores, groups, probed
 from rank import NS, RankFigures, Row, all_or_none, kind
 
 
-def limits(run: Row, figures: list[RankFigures], ends: list[Row], hosts: list[list[Row]], totals: Row) -> Row:
+def limits(run: Row, figures: list[RankFigures], ends: list[Row], hosts: list[list[Row]], totals: Row, trained: Row | None = None) -> Row:
     work = [row for each in figures for row in each.work]
     compute_s, batch = run["plan"]["compute_time_s"], run["config"]["train"]["batch_size"]
+    if trained is not None:
+        compute_s = trained["step_compute_s"] or 0.0
     busy_s = sum(seconds for row in work for seconds in row["spans_s"].values())
     opened = [row["effective"] for each in figures for row in kind(each.rows, "opened")]
     workers = (opened[0] if opened else {}).get("workers")

@@ -57,7 +57,8 @@ def average(values: list[Any]) -> Any:
 class RankFigures:
     """One rank: sums over its windows, in ns."""
 
-    def __init__(self, rows: list[Row], prefetch: int) -> None:
+    def __init__(self, rows: list[Row], prefetch: int, paced: bool = True) -> None:
+        self.paced = paced  # else the compute was measured: there is no nominal AU
         self.rows = rows
         self.header = kind(rows, "header")[0]
         self.every = kind(rows, "warmup", "step", "idle")
@@ -118,8 +119,12 @@ class RankFigures:
 
     @property
     def au_nominal(self) -> float | None:
-        au = self.au(self.total["compute"] * self.kept)
+        au = self.au(self.total["compute"] * self.kept) if self.paced else None
         return None if au is None else min(au, 1.0)
+
+    @property
+    def au_uncorrected(self) -> float | None:
+        return self.au(self.total["compute"]) if self.paced else None
 
     @property
     def au_null(self) -> float | None:

@@ -15,13 +15,15 @@ from hosts import caused_s, groups, host_row, labels, memory, probed, spans
 from limits import limits, stored_for_a_byte
 from rank import NS, RankFigures, Row, all_or_none, average, by_name, kind, load
 from tables import epoch_row, rank_row
+from training import training
 
 JUDGED = frozenset({"valid", "exit_code", "findings", "bottleneck", "verdict"})  # what the checks say, which are no figures
 
 
 def recompute(run: Row, ranks: list[list[Row]], hosts: list[list[Row]], writers: list[list[Row]]) -> Row:
     """The summary without what the checks say."""
-    figures = [RankFigures(rows, run["plan"]["prefetch_batches"]) for rows in ranks]
+    trains = run["config"]["run"].get("accelerator", "").startswith("train:")
+    figures = [RankFigures(rows, run["plan"]["prefetch_batches"], paced=not trains) for rows in ranks]
     if run["config"]["run"].get("sync") == "step" and len({tuple(each.free) for each in figures}) == 1:
         for epoch in figures[0].free:  # ranks in step consume at one pace, so their queues count together
             mean = sum(each.drop[epoch] for each in figures) / len(figures) if any(each.idle[epoch] for each in figures) else 0.0
@@ -41,12 +43,13 @@ def recompute(run: Row, ranks: list[list[Row]], hosts: list[list[Row]], writers:
         "epochs_from_local_cache": [row["epoch"] for row in per_epoch if row["from_local_cache"] is True],
         **_times(run, figures, hosts),
         **_host_figures(run, figures, ends, hosts),
+        "training": training(run, figures),
         **_written(run, figures, writers),
         **_proof(ranks, figures),
         "per_epoch": per_epoch,
         "per_rank": [rank_row(*each) for each in zip(figures, caused, strict=True)],
         "per_host": [host_row(run, name, figures, hosts, caused) for name in labels(run)],
-        "limits": limits(run, figures, ends, hosts, totals),
+        "limits": limits(run, figures, ends, hosts, totals, training(run, figures)),
     }
 
 
@@ -110,7 +113,7 @@ def _utilisation(figures: list[RankFigures]) -> Row:
         "warmup_steps": max((len(kind(each.rows, "warmup")) for each in figures), default=0),
         "idle_steps": sum(len(kind(each.rows, "idle")) for each in figures),
         "au_nominal": average([each.au_nominal for each in figures]),
-        "au_uncorrected": average([each.au(each.total["compute"]) for each in figures]),
+        "au_uncorrected": average([each.au_uncorrected for each in figures]),
         "au_uncertainty": average([each.total["unsure"] / each.total["steps"] if each.total["steps"] else None for each in figures]),
         "au_measured": average([each.au(each.total["slept"]) for each in figures]),
         "au_null": average([each.au_null for each in figures]),
@@ -192,7 +195,7 @@ def _host_figures(run: Row, figures: list[RankFigures], ends: list[Row], hosts: 
     return {
         "cpu_s": cpu_s,
         "cpu_s_per_gb": None if cpu_s is None or not delivered else cpu_s * 1e9 / delivered,
-        "copy_s": average(copied) if run["config"]["run"].get("accelerator", "").split(":")[0] == "cuda" else None,
+        "copy_s": average(copied) if run["config"]["run"].get("accelerator", "").split(":")[0] in ("cuda", "train") else None,
         "devices": [row for name in names for row in _devices(name, hosts)],
         "peak_rss_bytes": memory(run, hosts),
     }

@@ -73,7 +73,7 @@ def rank_row(each: RankFigures, caused: float) -> Row:
         "last_step": every[-1]["step"] if every else None,
         "samples": sum(row["samples"] for row in each.work),
         "au_nominal": each.au_nominal,
-        "au_uncorrected": each.au(each.total["compute"]),
+        "au_uncorrected": each.au_uncorrected,
         "window_s": each.total["window"] / NS,
         **{
             f"{name}_s": each.total[part] / NS
