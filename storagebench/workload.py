@@ -6,10 +6,10 @@ metadata appears on the command line under that name; every field can be set wit
 
 from __future__ import annotations
 
-import datetime
+from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt, field_validator, model_validator
 
 from storagebench.errors import UsageError, did_you_mean
 from storagebench.trainname import METRIC, is_training
@@ -44,6 +44,9 @@ def _as_pydantic_error(parse: Any) -> Any:
 
 Size = Annotated[int, BeforeValidator(_as_pydantic_error(parse_size))]
 Seconds = Annotated[float, BeforeValidator(_as_pydantic_error(parse_duration))]
+
+# In a run's configuration, which is JSON, a day is text.
+Day = Annotated[date, PlainSerializer(date.isoformat, return_type=str)]
 
 
 def _option(default: Any, flag: str, help_text: str, **limits: Any) -> Any:
@@ -96,13 +99,19 @@ class LoaderSpec(_Frozen):
 
 class Target(_Frozen):
     """A published quality that ends a training, and the fewest and most epochs that it took in that round's submissions (of MiniGo: iterations of
-    self-play; null where none is published)."""
+    self-play; null where none is published). `source` says who published the value and the epochs, `date` when the value was published."""
 
-    metric: str
+    metric: str = Field(min_length=1)
     value: float
-    epochs: tuple[int, int] | None = None
-    source: str = ""
-    date: Annotated[datetime.date | None, PlainSerializer(str)] = None
+    epochs: tuple[PositiveInt, PositiveInt] | None = None
+    source: str = Field(min_length=1)
+    date: Day
+
+    @model_validator(mode="after")
+    def _fewest_first(self) -> Target:
+        if self.epochs is not None and self.epochs[0] > self.epochs[1]:
+            raise ValueError(f"epochs are [fewest, most], and {self.epochs[0]} is over {self.epochs[1]}")
+        return self
 
 
 class TrainSpec(_Frozen):

@@ -46,7 +46,7 @@ def _workloads() -> list[dict[str, Any]]:
                 "record_length_bytes": data.record_length_bytes,
                 "dataset_gb": data.num_samples * data.record_length_bytes / 1e9,
                 "measures": workload.measures,
-                "targets": [f"{edition} {target.metric} {target.value:g}" for edition, target in workload.train.targets.items()],
+                "targets": [{"edition": edition, **target.model_dump()} for edition, target in workload.train.targets.items()],
                 "accelerators": _demands(each),
                 "source": workload.source,
                 "about": workload.description,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from storagebench.commands.report_tta import report_tta, take_tta, tta_options
 from storagebench.commands.watching import check_mlflow, log_to_mlflow, mlflow_options
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--rules", "rules_name", metavar="NAME", help="With --submission: of which rules, such as mlperf-storage-v3.0-closed.")
 @click.option("--org", metavar="NAME", help="With --submission: who submits.")
 @click.option("--system", metavar="NAME", help="With --submission: the name of the system under test; without it, that of the host.")
+@tta_options
 @mlflow_options
 def command(
     runs: tuple[Path, ...],
@@ -42,7 +44,8 @@ def command(
     **tracking: Any,
 ) -> None:
     """Report saved runs, query runs, diagnoses and searches. RUN is a run folder, a folder of `storagebench diagnose` or `search`, or a results folder with
-    several of them; the folder of a sweep, given alone, is its comparing page. Writes each run's summary.json anew."""
+    several of them; the folder of a sweep, given alone, is its comparing page. With --tta also a table of DAWNBench (.tsv) or a log of
+    MLPerf Training. Writes each run's summary.json anew."""
     from storagebench.commands.progress import say
     from storagebench.errors import StorageError, UsageError
     from storagebench.records import SUMMARY_FILE, write_json, write_whole
@@ -51,13 +54,16 @@ def command(
     from storagebench.report.tabular import as_csv as csv_text
     from storagebench.report.tabular import as_json as json_text
 
+    tta = take_tta(tracking)
     _refuse_half_a_submission(submission, rules_name, org, system)
     check_mlflow(tracking)
-    if len(runs) == 1 and not as_csv and submission is None and _is_sweep(runs[0]):
+    if len(runs) == 1 and not as_csv and submission is None and not tta["tta"] and _is_sweep(runs[0]):
         return _report_sweep(runs[0], as_json, html_file)
+    files = tuple(path for path in runs if tta["tta"] and path.is_file())
+    runs = tuple(path for path in runs if path not in files)
     loaded, diagnoses, queries = load_all(runs)
     searches = load_searches(runs)
-    if queries and (as_csv or html_file is not None):
+    if queries and ((as_csv and not tta["tta"]) or html_file is not None):
         raise UsageError(
             f"{queries[0].run_dir} is a query run, which has no {'CSV row' if as_csv else 'HTML page'} yet",
             "report it as text or with --json, or give runs of `storagebench run` only",
@@ -80,7 +86,9 @@ def command(
         raise UsageError("there are no runs to log to MLflow", "give folders of `storagebench run`; query runs and diagnoses are not logged")
     for run in loaded:
         log_to_mlflow(tracking, run.run_dir)
-    if as_json:
+    if tta["tta"]:
+        report_tta(loaded, files, tta, as_json, as_csv)
+    elif as_json:
         click.echo(json_text([*(found.as_dict() for found in searches), *summaries, *asked]), nl=False)
     elif as_csv:
         click.echo(csv_text(summaries), nl=False)

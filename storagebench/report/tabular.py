@@ -28,7 +28,11 @@ def as_json(summaries: Sequence[Summary]) -> str:
 
 def as_csv(summaries: Sequence[Summary]) -> str:
     """One row a run with a head; the unit is in the name of each column, and what is unknown is empty. Lines end in a line feed."""
-    rows = [_flat(summary) for summary in summaries]
+    return rows_as_csv([_flat(summary) for summary in summaries])
+
+
+def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Such a table of any flat rows; the columns are those of all rows, in order."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -1,0 +1,85 @@
+"""What a projection stands on beside the run's own figures: whose target, how many epochs to it, how many samples an epoch has, whose price counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from storagebench.configfile import known_workloads, load_workload
+from storagebench.errors import StorageBenchError, UsageError, did_you_mean
+from storagebench.model.epochs import EpochsToTarget, between, observed
+from storagebench.model.prices import Prices
+from storagebench.report.load import LoadedRun
+from storagebench.workload import Target
+
+GIVEN_EPOCHS: Final = "--epochs-to-target"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command was asked beside the runs. `epochs`: counts of trainings that the user saw, instead of the target's; empty and None: not given."""
+
+    prices: Prices | None = None
+    edition: str = ""
+    price_name: str = ""
+    epochs: tuple[int, ...] = ()
+    training_samples: int | None = None
+
+
+def target_in_effect(config: Mapping[str, Any], edition: str) -> tuple[str, Target | None]:
+    """(edition, target) of a run's workload: the one asked for, the run's own, or the last. Raises UsageError for an edition that is not there."""
+    targets = config["train"].get("targets") or {}
+    wanted = edition or config["train"].get("edition") or ""
+    if wanted and wanted not in targets:
+        known = did_you_mean(wanted, list(targets)) if targets else "it has no target; leave --edition out"
+        raise UsageError(f"workload {config['name']} has no target of edition {wanted!r}", known)
+    if not targets:
+        return "", None
+    name = wanted or list(targets)[-1]
+    quality = config["train"].get("target_quality")
+    try:
+        target = Target.model_validate(targets[name])
+    except ValidationError:
+        raise UsageError(
+            f"the run's target of edition {name} has no source and date: an earlier storagebench wrote it", "run it again, or give --epochs-to-target"
+        ) from None
+    if quality is not None:  # the user's own, to which nobody published the epochs
+        return name, target.model_copy(update={"value": quality, "epochs": None, "source": f"train.target_quality instead of {target.value:g}"})
+    return name, target
+
+
+def epochs_to_target(target: Target | None, asked: Asked) -> EpochsToTarget | None:
+    """Those that the user gave, else the published ones of the target; None where there are neither."""
+    if asked.epochs:
+        return observed(asked.epochs, GIVEN_EPOCHS)
+    if target is None or target.epochs is None:
+        return None
+    return between(*target.epochs, f"{target.source} ({target.date})")
+
+
+def samples_of_epoch(loaded: LoadedRun, given: int | None) -> tuple[int, str]:
+    """(samples of an epoch of the full training, where that number is from): a shipped workload's own, however few the run read."""
+    if given is not None:
+        return given, "--training-samples"
+    name, read = str(loaded.summary["workload"]), int(loaded.run["dataset"]["num_samples"])
+    if name in known_workloads():
+        profile = loaded.run["config"]["train"].get("profile")
+        try:
+            published = load_workload(name, [("train.profile", profile, "run.json")] if profile else []).workload.dataset.num_samples
+        except StorageBenchError:  # the run is of a version whose workload had other profiles
+            return read, "the run's dataset"
+        return published, f"workload {name}" + ("" if published == read else f"; the run's dataset has {read}")
+    return read, "the run's dataset"
+
+
+def price_name(run: Mapping[str, Any]) -> str:
+    """Whose price counts where none is named: the emulated accelerator, or `cuda`."""
+    return str(run["config"]["run"].get("accelerator") or "").partition(":")[0]
+
+
+def device_price(training: Mapping[str, Any]) -> str:
+    """Whose price counts for a real training where none is named: `cpu` or `cuda`, of `cuda:0 (NVIDIA H200)` too."""
+    return str(training["device"]).split(" ")[0].partition(":")[0]

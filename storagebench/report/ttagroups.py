@@ -1,0 +1,58 @@
+"""Several real trainings that differ in nothing but their seed, as one result: median, spread, the olympic mean, and those that did not converge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from storagebench.checks.statistics import spread_of
+from storagebench.model.epochs import observed
+from storagebench.model.olympic import dropped_runs, olympic_mean
+from storagebench.report.load import LoadedRun
+
+Entry = Mapping[str, Any]
+
+
+def groups_of(runs: Sequence[LoadedRun], entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """The groups of at least two trainings, in the order of their first runs. Runs that are not valid are named, and count for nothing."""
+    found: dict[str, list[Entry]] = {}
+    for loaded, entry in zip(runs, entries, strict=True):
+        if entry["kind"] == "measured" and entry["target"] is not None:
+            found.setdefault(_but_for_the_seed(loaded.run), []).append(entry)
+    return [_group(members) for members in found.values() if len(members) > 1]
+
+
+def _but_for_the_seed(run: Mapping[str, Any]) -> str:
+    config = json.loads(json.dumps(run["config"]))
+    config["run"].pop("seed", None)
+    store = json.loads(json.dumps(run["store"]))
+    store.get("options", {}).pop("clock_id", None)  # another one each time, of a store with a clock of its own
+    return json.dumps([config, store, run["accelerator"], run["plan"]["world_size"], run["dataset"]["digest"]], sort_keys=True)
+
+
+def _group(members: Sequence[Entry]) -> dict[str, Any]:
+    valid = [entry for entry in members if entry["valid"]]
+    reached = [entry for entry in valid if entry["reached"]]
+    times = [entry["tta_s"] for entry in reached]
+    mean = olympic_mean([entry["tta_s"] if entry["reached"] else None for entry in valid], dropped_runs(str(members[0]["workload"])))
+    costs = [entry["points"][0]["cost"]["total"] for entry in reached if entry["points"][0]["cost"] is not None]
+    return {
+        "workload": members[0]["workload"],
+        "model": members[0]["model"],
+        "accelerator": members[0]["accelerator"],
+        "loader": members[0]["loader"],
+        "storage": members[0]["storage"],
+        "runs": [entry["run_id"] for entry in members],
+        "seeds": [entry["seed"] for entry in members],
+        "not_valid": [entry["run_id"] for entry in members if not entry["valid"]],
+        "not_reached": [entry["run_id"] for entry in valid if not entry["reached"]],
+        "tta_s": spread_of(times).as_dict() if times else None,
+        "olympic_mean_s": mean.value,
+        "olympic_dropped": mean.dropped,
+        "olympic_note": mean.why,
+        "epochs": observed([entry["points"][0]["epochs"] for entry in reached], "these runs").as_dict() if reached else None,
+        "stall_share": spread_of([entry["stall_share"] for entry in reached]).as_dict() if reached else None,
+        "currency": members[0]["currency"],
+        "cost": spread_of(costs).as_dict() if costs else None,
+    }
