@@ -58,10 +58,10 @@ def make(folder: Path, form: str) -> None:
     place = folder / BUCKET / form
     if not (Path(f"{place}-held-out") / "manifest.json").exists():
         say(f"generating {place}")
-        _checked([*CLI, "generate", "digits", "--format", form, "--data-dir", str(place)], {})
+        checked([*CLI, "generate", "digits", "--format", form, "--data-dir", str(place)], {})
 
 
-def _checked(command: Sequence[str], environment: Mapping[str, str]) -> None:
+def checked(command: Sequence[str], environment: Mapping[str, str]) -> None:
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise StorageError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-600:]}", "run it by hand")
@@ -76,7 +76,7 @@ def train(loader: str, seed: int, folder: Path, server: s3server.Server | None, 
         url, options, environment = f"s3://{BUCKET}/{form}", ["--storage-option", f"endpoint_url={server.endpoint_url}"], server.environment()
     with tempfile.TemporaryDirectory(prefix="storagebench-train-") as results:
         begin = time.monotonic()
-        _checked(
+        checked(
             [
                 *CLI, "run", "digits", "--data-dir", url, *options, "--loader", loader, "--accelerator", f"train:{model}@cpu", "--seed", str(seed),
                 "--decode", "full", "--verify", "full", "--cache", "as-is", "--batch-size", str(BATCH), "--epochs", str(epochs), "--headroom-duration", "0",

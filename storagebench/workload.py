@@ -105,7 +105,7 @@ class Target(_Frozen):
     value: float
     epochs: tuple[PositiveInt, PositiveInt] | None = None
     source: str = Field(min_length=1)
-    date: Day
+    date: Day | None = Field(description="null of a quality of the user's own only")
 
     @model_validator(mode="after")
     def _fewest_first(self) -> Target:
