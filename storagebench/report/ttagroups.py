@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storagebench.checks.statistics import spread_of
+from storagebench.experiments.trainings import training_spread
 from storagebench.model.epochs import observed
-from storagebench.model.olympic import dropped_runs, olympic_mean
 from storagebench.report.load import LoadedRun
 
 Entry = Mapping[str, Any]
@@ -34,8 +34,7 @@ def _but_for_the_seed(run: Mapping[str, Any]) -> str:
 def _group(members: Sequence[Entry]) -> dict[str, Any]:
     valid = [entry for entry in members if entry["valid"]]
     reached = [entry for entry in valid if entry["reached"]]
-    times = [entry["tta_s"] for entry in reached]
-    mean = olympic_mean([entry["tta_s"] if entry["reached"] else None for entry in valid], dropped_runs(str(members[0]["workload"])))
+    times = training_spread([entry["tta_s"] if entry["reached"] else None for entry in valid], str(members[0]["workload"]))
     costs = [entry["points"][0]["cost"]["total"] for entry in reached if entry["points"][0]["cost"] is not None]
     return {
         "workload": members[0]["workload"],
@@ -47,10 +46,7 @@ def _group(members: Sequence[Entry]) -> dict[str, Any]:
         "seeds": [entry["seed"] for entry in members],
         "not_valid": [entry["run_id"] for entry in members if not entry["valid"]],
         "not_reached": [entry["run_id"] for entry in valid if not entry["reached"]],
-        "tta_s": spread_of(times).as_dict() if times else None,
-        "olympic_mean_s": mean.value,
-        "olympic_dropped": mean.dropped,
-        "olympic_note": mean.why,
+        "tta_s": times.as_dict(),
         "epochs": observed([entry["points"][0]["epochs"] for entry in reached], "these runs").as_dict() if reached else None,
         "stall_share": spread_of([entry["stall_share"] for entry in reached]).as_dict() if reached else None,
         "currency": members[0]["currency"],

@@ -209,7 +209,7 @@ def test_seeds_together(report_make: Make) -> None:
     (group,) = groups_of(runs, entries)
     assert (group["not_reached"], group["not_valid"], group["seeds"]) == (["seed-4"], ["seed-5"], [1, 2, 3, 4, 5])
     assert (group["tta_s"]["median"], group["tta_s"]["minimum"], group["tta_s"]["maximum"]) == (28.0, 20.0, 38.0)
-    assert group["olympic_mean_s"] == 33.0 and "did not converge" in group["olympic_note"]
+    assert group["tta_s"]["olympic"]["value"] == 33.0 and "did not converge" in group["tta_s"]["olympic"]["why"]
     assert group["epochs"]["counts"] == [2, 3, 4]
     assert group["cost"]["median"] == pytest.approx(28 / 3600 * 0.5)
     text = tta_text(entries, [group])
@@ -221,7 +221,7 @@ def test_seeds_together(report_make: Make) -> None:
 def test_two_that_did_not_converge_make_it_invalid_and_another_loader_another_group(report_make: Make) -> None:
     runs = [trained(report_make, 1), trained(report_make, 2), trained(report_make, 3, reached=False), trained(report_make, 4, reached=False)]
     entries = [entry_of(loaded, Asked()) for loaded in runs]
-    assert groups_of(runs, entries)[0]["olympic_mean_s"] is None
+    assert groups_of(runs, entries)[0]["tta_s"]["olympic"]["value"] is None
     other = replace(runs[1], run={**runs[1].run, "config": {**runs[1].run["config"], "loader": {"name": "files"}}})
     assert groups_of([runs[0], other], entries[:2]) == []
     assert groups_of([emulated(report_make)], [entry_of(emulated(report_make), Asked())]) == []

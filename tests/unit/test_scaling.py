@@ -55,8 +55,6 @@ def test_by_hand() -> None:
     assert model.accelerator_s(3600.0, au) == 7200.0 and model.stalled_s(3600.0, au) == 3600.0 and model.relative_cost(au) == 2.0
     assert model.worth_of_more(3600.0, 8, 4.0, 1e9, 0.25e9) == pytest.approx(7200.0 - 3600.0 * 8 / 5)
     assert model.worth_of_more(3600.0, 8, 4.0, 1e9, 5e9) == 3600.0  # all of the waiting, and no more
-    assert model.marginal_worth(3600.0, 8, 4.0, 1e9) == 7200.0 / 1e9
-    assert model.marginal_worth(3600.0, 4, 4.0, 1e9) == 0.0
 
 
 @given(work, numbers, knees)
@@ -81,15 +79,6 @@ def test_worth_is_the_difference_of_two_costs(work_s: float, accelerators: int, 
     assert 0 <= worth <= model.stalled_s(work_s, model.busy_share(accelerators, knee)) + 1e-9 * before
     if accelerators <= knee:
         assert worth == 0.0
-
-
-@given(work, numbers, knees, rates)
-def test_marginal_worth_is_the_slope(work_s: float, accelerators: int, knee: float, bandwidth: float) -> None:
-    if 0.999 * accelerators < knee < accelerators * 1.001:
-        return  # at the corner the slopes of the two sides differ
-    step = 1e-5 * bandwidth
-    slope = model.worth_of_more(work_s, accelerators, knee, bandwidth, step) / step
-    assert model.marginal_worth(work_s, accelerators, knee, bandwidth) == pytest.approx(slope, rel=1e-3)
 
 
 @given(rates)
@@ -229,24 +218,32 @@ def test_a_search_without_an_au_has_no_cost(found: Found) -> None:
 
 
 def test_the_work_of_a_search_is_the_workloads(tmp_path: Path) -> None:
-    """The whole epoch, the last edition with epochs, or the one that was asked for."""
+    """The whole epoch, and the epochs of the target in effect: the last edition's, or that of the one asked for; none of a quality of the user's own."""
+    published = {"source": "us", "date": "2026-11-27"}
     settings: Mapping[str, Any] = {
         "dataset.num_samples": 5000,
         "run.accelerator": "h100",
         "train.targets": {
-            "v1": {"metric": "accuracy", "value": 0.75, "epochs": [3, 4]},
-            "v2": {"metric": "accuracy", "value": 0.759, "epochs": [37, 41]},
-            "v3": {"metric": "accuracy", "value": 0.8, "epochs": None},
+            "v1": {"metric": "accuracy", "value": 0.75, "epochs": [3, 4], **published},
+            "v2": {"metric": "accuracy", "value": 0.8, "epochs": None, **published},
+            "v3": {"metric": "accuracy", "value": 0.759, "epochs": [37, 41], **published},
         },
     }
     record = made.make_search(tmp_path / "s")
     assert record.work == Work()
-    for edition, text, epochs in (("", "v2: accuracy 0.759", (37, 41)), ("v1", "v1: accuracy 0.75", (3, 4)), ("v3", "", None)):
-        path = tmp_path / "s" / "search.json"
-        asked = json.loads(path.read_text())
-        path.write_text(json.dumps({**asked, "settings": {**settings, "train.edition": edition}}))
+    path = tmp_path / "s" / "search.json"
+    asked = json.loads(path.read_text())
+    old = {"train.targets": {"v1": {"metric": "accuracy", "value": 0.75, "epochs": [3, 4]}}}
+    for own, text, epochs in (
+        ({"train.edition": ""}, "v3: accuracy 0.759", (37, 41)),
+        ({"train.edition": "v1"}, "v1: accuracy 0.75", (3, 4)),
+        ({"train.edition": "v2"}, "", None),
+        ({"train.target_quality": 0.5}, "", None),
+        (old, "", None),
+    ):
+        path.write_text(json.dumps({**asked, "settings": {**settings, **own}}))
         work = made.found_in(tmp_path / "s").work
-        assert work == Work("h100", 5000, 5000 / 10 * 0.01, text, epochs), edition
+        assert work == Work("h100", 5000, 5000 / 10 * 0.01, text, epochs), own
     assert made.found_in(tmp_path / "s").as_dict()["work"]["epoch_s"] == 5.0
 
 
