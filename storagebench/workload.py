@@ -336,7 +336,8 @@ def saved_targets(name: str, train: Mapping[str, Any], edition: str = "") -> Wor
         return Workload.model_validate({"name": name, "train": {**kept, **({"edition": edition} if edition else {})}})
     except ValidationError:
         raise UsageError(
-            f"the targets saved with workload {name} have no source and date: an earlier storagebench wrote them", "run it again, or give --epochs-to-target"
+            f"the targets saved with workload {name} have no source and date: an earlier storagebench wrote them",
+            "run it again, or give --epochs-to-target",
         ) from None
 
 

@@ -37,6 +37,7 @@ def _head(loaded: LoadedRun, kind: str) -> Entry:
         "workload": summary["workload"],
         "accelerator": summary["accelerator"],
         "num_accelerators": summary["world_size"],
+        "global_batch_size": summary["batch_size"] * summary["world_size"],
         "loader": summary["loader"],
         "storage": summary["storage"],
     }

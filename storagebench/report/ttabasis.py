@@ -18,13 +18,15 @@ GIVEN_EPOCHS: Final = "--epochs-to-target"
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command was asked beside the runs. `epochs`: counts of trainings that the user saw, instead of the target's; empty and None: not given."""
+    """What the command was asked beside the runs. `epochs`: counts of trainings that the user saw, instead of the target's; `reference`: those of
+    the reference trainings that several are held against; empty and None: not given."""
 
     prices: Prices | None = None
     edition: str = ""
     price_name: str = ""
     epochs: tuple[int, ...] = ()
     training_samples: int | None = None
+    reference: tuple[int, ...] = ()
 
 
 def epochs_to_target(target: Target | None, asked: Asked) -> EpochsToTarget | None:

@@ -9,6 +9,7 @@ from typing import Any
 from storagebench.report import wording as w
 from storagebench.report.tabular import rows_as_csv
 from storagebench.report.ttabasis import GIVEN_EPOCHS
+from storagebench.report.ttareference import reference_rows
 
 Entry = Mapping[str, Any]
 _COST_ROWS = {
@@ -164,6 +165,9 @@ def _group(group: Entry) -> str:
         lines.append(f"  time            median {long_time(times['median'])}, {span}{spread}")
     note = f" ({times['olympic']['why']})" if times["olympic"]["why"] else ""
     lines.append(f"  olympic mean    {long_time(times['olympic']['value'])}{note}")
+    if group["convergence"] is not None:
+        rows = reference_rows(group["convergence"], group["global_batch_size"], long_time(group["convergence"]["normalised_s"]))
+        lines += [f"  {name:<16}{w.printable(text)}" for name, text in rows]
     if group["epochs"] is not None:
         lines.append(f"  epochs          {' '.join(map(str, group['epochs']['counts']))}")
     if group["cost"] is not None:

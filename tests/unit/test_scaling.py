@@ -96,13 +96,28 @@ def test_the_table_of_a_search(found: Found) -> None:
         "minutes to the target",
         "accelerator minutes an epoch",
         "of it waiting",
+        "accelerator minutes to the target",
         "cost, relative",
     )
     assert [row[0] for row in rows] == ["2", "3", "4", "5"]
-    assert rows[0] == ("2", "1.000", "8.33", "33.3 to 50.0", "16.67", "0", "1.00 x")
-    assert rows[3] == ("5", "0.660", "5.05", "20.2 to 30.3", "25.25", "8.59", "1.52 x")
+    assert rows[0] == ("2", "1.000", "8.33", "33.3 to 50.0", "16.67", "0", "66.67 to 100.00", "1.00 x")
+    assert rows[3] == ("5", "0.660", "5.05", "20.2 to 30.3", "25.25", "8.59", "101.01 to 151.52", "1.52 x")
     priced = scaling.rows(found, PRICE)
-    assert priced[0][4] == "USD an epoch" and priced[4][4:] == ("1.52", "0.515", "1.52 x")
+    assert priced[0][4] == "USD an epoch" and priced[4][4:] == ("1.52", "0.515", "6.06 to 9.09", "1.52 x")
+
+
+def test_the_figures_of_a_search_as_data(found: Found) -> None:
+    """5 accelerators at AU 0.66: 1000 / 0.66 accelerator seconds an epoch, at 3.6 an hour; 4 to 6 epochs."""
+    data = scaling.as_dict(found, PRICE)
+    assert data["price"] == {"value": 3.6, "currency": "USD", "source": "a made-up price list", "date": "2026-11-27"}
+    epoch, trainings = data["points"][-1]["epoch"], data["points"][-1]["to_target"]
+    assert epoch == pytest.approx(
+        {"time_s": 1000 / 3.3, "accelerator_s": 1000 / 0.66, "stalled_s": 1000 / 0.66 - 1000, "cost": 1 / 0.66, "cost_of_stalls": 1 / 0.66 - 1}
+    )
+    assert [(one["epochs"], one["cost"]) for one in trainings] == [(4, pytest.approx(4 / 0.66)), (6, pytest.approx(6 / 0.66))]
+    assert scaling.as_dict(found)["points"][0]["epoch"]["cost"] is None
+    bare = scaling.as_dict(replace(found, work=Work()), PRICE)["points"][0]
+    assert set(bare["epoch"].values()) == {None} and bare["to_target"] == []
 
 
 def test_without_an_epoch_all_is_relative(found: Found) -> None:
@@ -130,6 +145,12 @@ def test_the_sentences_of_a_search(found: Found) -> None:
     assert "(1.52 USD) with 5" in priced[0] and "0.352 USD an epoch" in priced[1]
     assert priced[2] == "price: 3.60 USD an accelerator hour (a made-up price list, 2026-11-27)"
     assert "next 1 MB/s of the storage" in " ".join(search_text(found).split())
+    text = search_text(found, PRICE)
+    assert (
+        "  5             0.660      5.05   20.2 to 30.3      1.52    0.515   6.06 to 9.09    1.52 x\n  target: v1: accuracy 0.9, 4 to 6 epochs\n"
+        in text
+    )
+    assert max(map(len, text.splitlines())) <= 112
 
 
 def test_no_worth_where_it_is_not_the_storage(found: Found) -> None:
