@@ -9,9 +9,10 @@ from typing import Final
 
 from storagebench.experiments.searching import plural
 from storagebench.experiments.searchresult import Found, Point
+from storagebench.report import scaling
 from storagebench.report import wording as w
 from storagebench.report.repeats import aligned
-from storagebench.report.scaling import HourPrice, epochs_text, rows, sentences
+from storagebench.report.scaling import HourPrice, sentences
 
 _WIDTH: Final = 110
 HEADINGS: Final = ("accelerators", "met", "confirmed", "AU", "lowest", "highest", "MB/s", "of demand", "in the way")
@@ -111,13 +112,13 @@ def search_text(found: Found, price: HourPrice | None = None) -> str:
 
 def _costs(found: Found, price: HourPrice | None) -> list[str]:
     """Time and cost by the number of accelerators, an epoch and to the target; nothing where no run has an AU."""
-    head, *figures = rows(found, price)
+    head, *figures = scaling.rows(found, price)
     if not figures:
         return []
     upper, lower = zip(*map(_in_two, head), strict=True)
     lines = aligned([upper, lower, *figures]).split("\n")
     if found.work.epochs is not None:
-        lines.append(f"target: {found.work.target}, {epochs_text(found)}")
+        lines.append(f"target: {found.work.target}, {scaling.epochs_text(found)}")
     return ["\n".join(f"  {w.printable(line)}" for line in lines)]
 
 
