@@ -17,8 +17,8 @@ from statistics import median
 from typing import NamedTuple
 
 from storagebench.model import dawnbench
-from storagebench.model.target import reaches
 from storagebench.model.tta import fit_time, time_to_target_s
+from storagebench.trainname import reaches
 
 DATA = Path(__file__).parents[1] / "tests" / "data" / "training"
 # Done-when 3 of issue 7. NCF and MiniGo are shown with the reason of their residual.

@@ -194,7 +194,7 @@ def _refuse_unfit(request: Request, dataset: Dataset) -> None:
 
 def _settings(request: Request, limits: Limits) -> dict[str, Any]:
     """All that makes a run of this search what it is, flat: config keys but those that the search sets itself, and the options of the command."""
-    config = request.configured.workload.model_dump()
+    config = request.configured.workload.model_dump(mode="json")  # as search.json gives it back: compared with it when the search goes on
     flat = {f"{section}.{key}": value for section, fields in config.items() if isinstance(fields, dict) for key, value in fields.items()}
     flat |= {key: value for key, value in config.items() if not isinstance(value, dict)}
     searched = {COUNT, *([] if SHARE in request.configured.provenance else [SHARE])}

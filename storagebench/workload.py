@@ -6,10 +6,11 @@ metadata appears on the command line under that name; every field can be set wit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PositiveInt, ValidationError, field_validator, model_validator
 
 from storagebench.errors import UsageError, did_you_mean
 from storagebench.trainname import METRIC, is_training
@@ -305,22 +306,39 @@ class Workload(_Frozen):
         )
 
 
-def target_of(workload: Workload) -> Target | None:
-    """The target in effect: of `train.edition`, else the last edition's, with `train.target_quality` in place of its value; None where there is neither.
+def edition_of(workload: Workload) -> str:
+    """Whose target counts: `train.edition`, else the last one; empty where there is no target. Raises UsageError for an edition that the workload does not have."""
+    train, known = workload.train, list(workload.train.targets)
+    if train.edition and train.edition not in known:
+        hint = did_you_mean(train.edition, known) if known else "it has no target; leave --edition out"
+        raise UsageError(f"workload {workload.name} has no target of edition {train.edition!r}", hint)
+    return train.edition or (known[-1] if known else "")
 
-    A quality of the user's own has no date and no published epochs. Raises UsageError for an edition that the workload does not have.
+
+def target_of(workload: Workload) -> Target | None:
+    """The target in effect: that of `edition_of`, with `train.target_quality` in place of its value; None where there is neither.
+
+    A quality of the user's own has no date and no published epochs. Raises UsageError as `edition_of` does.
     """
-    train = workload.train
-    if train.edition and train.edition not in train.targets:
-        known = list(train.targets)
-        raise UsageError(
-            f"workload {workload.name} has no target of edition {train.edition!r}", did_you_mean(train.edition, known) if known else "it has none"
-        )
-    published = train.targets[train.edition or list(train.targets)[-1]] if train.targets else None
+    train, edition = workload.train, edition_of(workload)
+    published = train.targets[edition] if edition else None
     if train.target_quality is None:
         return published
     metric = METRIC if published is None else published.metric
     return Target.model_construct(metric=metric, value=train.target_quality, epochs=None, source="train.target_quality", date=None)
+
+
+def saved_targets(name: str, train: Mapping[str, Any], edition: str = "") -> Workload:
+    """What a saved run or search says of its target, as a workload for `target_of`: `train` is that section of it, which may be of another version of
+    storagebench; `edition`, where not empty, counts instead of its own. Raises UsageError for targets that have no source and date."""
+    kept = {key: train[key] for key in ("targets", "edition", "target_quality") if train.get(key) is not None}
+    try:
+        return Workload.model_validate({"name": name, "train": {**kept, **({"edition": edition} if edition else {})}})
+    except ValidationError:
+        raise UsageError(
+            f"the targets saved with workload {name} have no source and date: an earlier storagebench wrote them",
+            "run it again, or give --epochs-to-target",
+        ) from None
 
 
 SECTIONS: dict[str, type[BaseModel]] = {"dataset": DatasetSpec, "loader": LoaderSpec, "train": TrainSpec, "run": RunSpec, "query": QuerySpec}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from storagebench.report.ttabasis import Asked
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_FLAGS = ("prices", "edition", "accelerator_price", "epochs_to_target", "training_samples", "dawnbench", "mllog")
+_PRICES = ("prices", "accelerator_price")
+_FLAGS = (*_PRICES, "edition", "epochs_to_target", "reference_epochs", "training_samples", "dawnbench", "mllog")
 
 
 def tta_options(function: _Function) -> _Function:
@@ -25,59 +26,42 @@ def tta_options(function: _Function) -> _Function:
             "--dawnbench", type=path, metavar="FILE", help="With --tta: write the one real training as an entry of DAWNBench, FILE.tsv with its JSON."
         ),
         click.option("--training-samples", type=click.IntRange(min=1), metavar="N", help="With --tta: samples of an epoch of the whole training."),
+        click.option(
+            "--reference-epochs",
+            metavar="N,N,N[,N...]",
+            help="With --tta: epochs of reference trainings at the same global batch; runs of several seeds are judged by MLPerf's test against them.",
+        ),
         click.option("--epochs-to-target", metavar="N[,N...]", help="With --tta: epochs of trainings that you saw, instead of the published ones."),
-        click.option("--accelerator-price", metavar="NAME", help="With --tta: whose price counts, where it is not that of the run's accelerator."),
+        click.option("--accelerator-price", metavar="NAME", help="With --prices: whose price counts, where it is not that of the run's accelerator."),
         click.option(
             "--edition", metavar="NAME", help="With --tta: of which edition the target is, such as v0.7.  [default: the run's, else the last]"
         ),
-        click.option("--prices", type=path, metavar="FILE", help="With --tta: prices, for the cost (docs/prices.yaml is an example)."),
+        click.option(
+            "--prices", type=path, metavar="FILE", help="With --tta, or of a search: prices, for the cost (docs/prices.yaml is an example)."
+        ),
         click.option("--tta", is_flag=True, help="Time to accuracy, its spread, the share of stalls and the cost, instead of the runs themselves."),
     ):
         function = option(function)
     return function
 
 
-def take_tta(values: dict[str, Any]) -> dict[str, Any]:
-    """These options out of the command's values. Raises UsageError for one of them without --tta."""
+def take_tta(values: dict[str, Any], paths: Sequence[Path]) -> dict[str, Any]:
+    """These options out of the command's values. Raises UsageError for one of them without --tta, for prices with neither --tta nor a search."""
     from storagebench.errors import UsageError
+    from storagebench.report.load import holds_search
 
     taken = {name: values.pop(name) for name in ("tta", *_FLAGS)}
-    given = [f"--{name.replace('_', '-')}" for name in _FLAGS if taken[name] is not None]
-    if given and not taken["tta"]:
-        raise UsageError(f"{given[0]} belongs to --tta", "give --tta, or leave it out")
+    given = [name for name in _FLAGS if taken[name] is not None]
+    if given and not taken["tta"] and not (set(given) <= set(_PRICES) and holds_search(paths)):
+        of_search = " or to a search, and there is none at these paths" if given[0] in _PRICES else ""
+        raise UsageError(f"--{given[0].replace('_', '-')} belongs to --tta{of_search}", "give --tta, or leave it out")
+    if taken["accelerator_price"] is not None and taken["prices"] is None:
+        raise UsageError("--accelerator-price belongs to --prices", "give --prices FILE, or leave it out")
     return taken
 
 
-def report_tta(runs: Sequence[LoadedRun], files: Sequence[Path], values: Mapping[str, Any], as_json: bool, as_csv: bool) -> None:
-    """Print the entries of these runs and of published files, and write the files that were asked for. Raises UsageError."""
-    import json
-
-    from storagebench.errors import UsageError
-    from storagebench.report.tta import entry_of
-    from storagebench.report.ttagroups import groups_of
-    from storagebench.report.ttapublished import published_text, read_published, submissions_of
-    from storagebench.report.ttatext import tta_csv, tta_text
-
-    if not runs and not files:
-        raise UsageError("there are no runs to report the time to accuracy of", "give folders of `storagebench run`")
-    if files and as_csv:
-        raise UsageError(f"{files[0]} is no run, and has no CSV row", "report it as text or with --json, or give runs only")
-    asked = _asked(values)
-    entries = [entry_of(loaded, asked) for loaded in runs]
-    groups = groups_of(runs, entries)
-    published = [read_published(path) for path in files]
-    submissions = submissions_of(published)
-    _write_files(runs, values, asked)
-    if as_json:
-        click.echo(json.dumps({"runs": entries, "groups": groups, "published": published, "submissions": submissions}, indent=1, allow_nan=False))
-    elif as_csv:
-        click.echo(tta_csv(entries), nl=False)
-    else:
-        blocks = [tta_text(entries, groups)] if runs else []
-        click.echo("\n".join([*blocks, *([published_text(published, submissions)] if files else [])]), nl=False)
-
-
-def _asked(values: Mapping[str, Any]) -> Asked:
+def asked_of(values: Mapping[str, Any]) -> Asked:
+    """What the options say, with the table of prices read. Raises UsageError."""
     from storagebench.model.prices import read_prices
     from storagebench.report.ttabasis import Asked
 
@@ -85,23 +69,56 @@ def _asked(values: Mapping[str, Any]) -> Asked:
         prices=None if values["prices"] is None else read_prices(values["prices"]),
         edition=values["edition"] or "",
         price_name=values["accelerator_price"] or "",
-        epochs=_counts(values["epochs_to_target"]),
+        epochs=_counts("--epochs-to-target", values["epochs_to_target"]),
         training_samples=values["training_samples"],
+        reference=_counts("--reference-epochs", values["reference_epochs"]),
     )
 
 
-def _counts(text: str | None) -> tuple[int, ...]:
+class Tta(NamedTuple):
+    """What `report --tta` says: an entry for each run, their groups, published trainings and their submissions."""
+
+    entries: list[dict[str, Any]]
+    groups: list[dict[str, Any]]
+    published: list[dict[str, Any]]
+    submissions: list[dict[str, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"runs": self.entries, "groups": self.groups, "published": self.published, "submissions": self.submissions}
+
+    def text(self) -> list[str]:
+        """A block for the runs and one for the published trainings, as far as there are any."""
+        from storagebench.report.ttapublished import published_text
+        from storagebench.report.ttatext import tta_text
+
+        blocks = [tta_text(self.entries, self.groups)] if self.entries else []
+        return [*blocks, *([published_text(self.published, self.submissions)] if self.published else [])]
+
+
+def tta_of(runs: Sequence[LoadedRun], files: Sequence[Path], asked: Asked) -> Tta:
+    """Of these runs and published files. Raises UsageError, also for what is asked of runs where there are none."""
+    from storagebench.report.tta import entry_of
+    from storagebench.report.ttagroups import groups_of
+    from storagebench.report.ttapublished import read_published, submissions_of
+
+    entries = [entry_of(loaded, asked) for loaded in runs]
+    published = [read_published(path) for path in files]
+    return Tta(entries, groups_of(runs, entries, asked.reference), published, submissions_of(published))
+
+
+def _counts(option: str, text: str | None) -> tuple[int, ...]:
     from storagebench.errors import UsageError
 
     if text is None:
         return ()
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"--epochs-to-target {text[:80]!r} is no list of counts from 1", "write it like 35, or 3,3,3,4 for four trainings")
+        raise UsageError(f"{option} {text[:80]!r} is no list of counts from 1", "write it like 35, or 3,3,3,4 for four trainings")
     return tuple(map(int, parts))
 
 
-def _write_files(runs: Sequence[LoadedRun], values: Mapping[str, Any], asked: Asked) -> None:
+def write_files(runs: Sequence[LoadedRun], values: Mapping[str, Any], asked: Asked) -> None:
+    """Those that --dawnbench and --mllog ask for. Raises UsageError."""
     from storagebench.commands.progress import say
     from storagebench.errors import UsageError
     from storagebench.records import write_whole

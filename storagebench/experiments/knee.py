@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from storagebench.model.scaling import knee
+
 # A plateau this close to the largest demand is none: the runs never asked for more.
 _CLEARLY: Final = 0.02
 
@@ -38,5 +40,5 @@ def fit_knee(points: Sequence[tuple[int, float]], demand: float, threshold: floa
     plateau = best[1]
     fitted = [(rate, min(wanted, plateau)) for wanted, rate in ordered]
     residual = (sum(((rate - fit) / fit) ** 2 for rate, fit in fitted) / len(fitted)) ** 0.5
-    kept_busy = int(plateau / ((threshold or 1.0) * demand) + 1e-9)
-    return Knee(plateau, plateau / demand, kept_busy, residual)
+    kept_busy = int(knee(plateau, (threshold or 1.0) * demand) + 1e-9)
+    return Knee(plateau, knee(plateau, demand), kept_busy, residual)

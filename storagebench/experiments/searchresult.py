@@ -9,11 +9,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from storagebench.errors import EXIT_INCONCLUSIVE, EXIT_OK
+from storagebench.errors import EXIT_INCONCLUSIVE, EXIT_OK, UsageError
 from storagebench.experiments.knee import Knee, fit_knee
 from storagebench.experiments.search import Answer, Ask, Rules, counts, next_step
 from storagebench.experiments.searchstate import Tried, interrupted, load_search, rules_of, tried
 from storagebench.experiments.signtest import boundary, error_of
+from storagebench.workload import edition_of, saved_targets, target_of
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def judged(name: str, asked: Mapping[str, Any], all_tried: Sequence[Tried], stop
         left_out={one.run_id: one.trial.why for one in all_tried if one.trial.outcome == "unusable"},
         interrupted=tuple(stopped),
         command=tuple(map(str, asked.get("command", ()))),
-        work=_work(asked.get("settings", {}), usable),
+        work=_work(str(asked.get("workload", "")), asked.get("settings", {}), usable),
     )
 
 
@@ -162,20 +163,22 @@ def _demand(usable: Sequence[Tried]) -> float | None:
     return float(num_bytes / samples * usable[0].summary["batch_size"] / usable[0].summary["compute_time_s"])
 
 
-def _work(settings: Mapping[str, Any], usable: Sequence[Tried]) -> Work:
-    """The whole epoch of the workload, not what was measured of it; the epochs of the edition asked for, else of the last one that has some."""
+def _work(name: str, settings: Mapping[str, Any], usable: Sequence[Tried]) -> Work:
+    """The whole epoch of the workload, not what was measured of it; the epochs of its target in effect."""
     samples = settings.get("dataset.num_samples")
     summary = usable[0].summary if usable else None
     epoch_s = None
     if samples and summary is not None and summary["compute_time_s"]:
         epoch_s = float(samples / summary["batch_size"] * summary["compute_time_s"])
-    asked, targets = settings.get("train.edition"), settings.get("train.targets", {})
-    known = [(edition, one) for edition, one in targets.items() if one.get("epochs") and (not asked or edition == asked)]
     accelerator = str(settings.get("run.accelerator", ""))
-    if not known:
+    try:
+        workload = saved_targets(name, {key.removeprefix("train."): value for key, value in settings.items()})
+        target = target_of(workload)
+    except UsageError:  # written before targets had a source and date: the search says what it says all the same
+        target = None
+    if target is None or target.epochs is None:
         return Work(accelerator, samples, epoch_s)
-    edition, one = known[-1]
-    return Work(accelerator, samples, epoch_s, f"{edition}: {one['metric']} {one['value']:g}", (int(one["epochs"][0]), int(one["epochs"][1])))
+    return Work(accelerator, samples, epoch_s, f"{edition_of(workload)}: {target.metric} {target.value:g}", target.epochs)
 
 
 def _in_the_way(answer: Answer | None, usable: Sequence[Tried]) -> tuple[str | None, str]:

@@ -12,6 +12,11 @@ from __future__ import annotations
 import math
 
 
+def knee(bandwidth: float, demand_of_one: float) -> float:
+    """n* = R_storage / r_1: as many accelerators take the whole bandwidth at AU 1, no whole number. Both in one unit, the demand above 0."""
+    return bandwidth / demand_of_one
+
+
 def busy_share(accelerators: float, knee: float) -> float:
     """AU of N accelerators on one bandwidth with perfect overlap, min(1, n* / N) (`closed_forms.pipelined` without latency)."""
     return min(1.0, knee / accelerators)
@@ -41,13 +46,6 @@ def worth_of_more(work_s: float, accelerators: float, knee: float, bandwidth: fl
     """Accelerator seconds saved by `more` bytes/s, from 0: nothing up to the knee, and never more than what is stalled."""
     wider = knee * (1.0 + more / bandwidth)  # in this form never below the knee by rounding
     return accelerator_s(work_s, busy_share(accelerators, knee)) - accelerator_s(work_s, busy_share(accelerators, wider))
-
-
-def marginal_worth(work_s: float, accelerators: float, knee: float, bandwidth: float) -> float:
-    """-d cost / d bandwidth, accelerator seconds saved per byte/s: 0 up to the knee (at it, too: the next byte/s lies idle), cost / bandwidth beyond it.
-
-    Of cost = N D / B, with the piece's D bytes at the bandwidth B, the derivative is -N D / B^2."""
-    return 0.0 if accelerators <= knee else accelerator_s(work_s, busy_share(accelerators, knee)) / bandwidth
 
 
 def step_of(bandwidth: float) -> float:

@@ -114,6 +114,11 @@ def load_searches(paths: Iterable[str | Path]) -> list[Found]:
     return [found_in(folder) for folder in found.values()]
 
 
+def holds_search(paths: Iterable[str | Path]) -> bool:
+    """Whether `load_searches` would find one."""
+    return any(_at_or_below(Path(path), is_search) for path in paths)
+
+
 def _at_or_below(path: Path, wanted: Callable[[Path], bool]) -> list[Path]:
     """The folder itself, or its direct children by name. Never deeper: the rungs of a diagnosis lie there, and they are no results."""
     if wanted(path):

@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from storagebench.checks.statistics import Interval, median_interval
 from storagebench.experiments.searching import plural
 from storagebench.experiments.searchresult import Found, Point
 from storagebench.model import scaling as model
+from storagebench.model.costs import accelerator_cost
+from storagebench.model.prices import Prices as PriceFile
 from storagebench.report import wording as w
 from storagebench.report.spans import unit_for
 
@@ -34,6 +36,15 @@ class HourPrice(NamedTuple):
 
 Prices = Mapping[str, HourPrice]
 NO_PRICES: Final[Prices] = MappingProxyType({})
+
+
+def hour_prices(searches: Sequence[Found], prices: PriceFile | None, name: str = "") -> Prices:
+    """What the page and the text of these searches want: by each one's accelerator (of `cuda:0`: that of `cuda`) its price, or that of `name` where one is given.
+    Raises UsageError that says what to add for an accelerator without one; empty without a table."""
+    if prices is None:
+        return NO_PRICES
+    found = {one.work.accelerator: prices.accelerator(name or one.work.accelerator.partition(":")[0]) for one in searches}
+    return {accelerator: HourPrice(price.value, prices.currency, price.source, str(price.date)) for accelerator, price in found.items()}
 
 
 class CostUnit(NamedTuple):
@@ -60,7 +71,7 @@ def amount(value: float) -> str:
 def cost_unit(costs_s: Sequence[float], price: HourPrice | None) -> CostUnit:
     """Money where there is a price, else the unit of time in which the largest of these reads best."""
     if price is not None:
-        return CostUnit(price.currency, price.value / 3600)
+        return CostUnit(price.currency, accelerator_cost(1.0, 1.0, price.value))
     unit = unit_for(max(costs_s, default=0.0))
     return CostUnit(f"accelerator {unit.name}", 1 / unit.seconds)
 
@@ -85,7 +96,7 @@ def knee_interval(found: Found) -> Interval | None:
         return None
     rates = [rate for point in found.points if point.accelerators > knee.accelerators for rate in point.bytes_per_s]
     interval = median_interval(rates)
-    return None if interval is None else interval._replace(low=interval.low / demand, high=interval.high / demand)
+    return None if interval is None else interval._replace(low=model.knee(interval.low, demand), high=model.knee(interval.high, demand))
 
 
 def limit_beyond_knee(found: Found) -> str | None:
@@ -127,7 +138,45 @@ def rows(found: Found, price: HourPrice | None = None) -> list[tuple[str, ...]]:
         cost = cost_unit(costs_s, price)
         head += [f"{cost.name} an epoch", "of it waiting"]
         columns += [[amount(cost.factor * cost_s) for cost_s in costs_s], [amount(cost.factor * model.stalled_s(work.epoch_s, au)) for au in aus]]
+        if work.epochs is not None:
+            cost = cost_unit([work.epochs[1] * cost_s for cost_s in costs_s], price)
+            head += [f"{cost.name} to the target"]
+            columns += [[_range([amount(cost.factor * epochs * cost_s) for epochs in work.epochs]) for cost_s in costs_s]]
     return [(*head, "cost, relative"), *zip(*columns, [_times(au) for au in aus], strict=True)]
+
+
+def as_dict(found: Found, price: HourPrice | None = None) -> dict[str, Any]:
+    """The same as plain data for JSON: seconds and accelerator seconds, and money where there is a price; what is not known is None. Of the training to the target
+    (at the fewest and at the most of its epochs) as of an epoch."""
+    work = found.work
+
+    def piece(work_s: float | None, accelerators: int, au: float) -> dict[str, float | None]:
+        if work_s is None:
+            return dict.fromkeys(("time_s", "accelerator_s", "stalled_s", "cost", "cost_of_stalls"))
+        paid_s, lost_s = model.accelerator_s(work_s, au), model.stalled_s(work_s, au)
+        money = [None if price is None else accelerator_cost(seconds, 1.0, price.value) for seconds in (paid_s, lost_s)]
+        return {
+            "time_s": model.time_s(work_s, accelerators, au),
+            "accelerator_s": paid_s,
+            "stalled_s": lost_s,
+            "cost": money[0],
+            "cost_of_stalls": money[1],
+        }
+
+    trainings = [] if work.epochs is None or work.epoch_s is None else [(epochs, epochs * work.epoch_s) for epochs in dict.fromkeys(work.epochs)]
+    shown = [(point.accelerators, median(point.au)) for point in rated(found)]
+    return {
+        "price": None if price is None else price._asdict(),
+        "points": [
+            {
+                "accelerators": accelerators,
+                "au": au,
+                "epoch": piece(work.epoch_s, accelerators, au),
+                "to_target": [{"epochs": epochs, **piece(work_s, accelerators, au)} for epochs, work_s in trainings],
+            }
+            for accelerators, au in shown
+        ],
+    }
 
 
 def _range(texts: Sequence[str]) -> str:

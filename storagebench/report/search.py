@@ -9,6 +9,7 @@ from typing import Final
 
 from storagebench.experiments.searching import plural
 from storagebench.experiments.searchresult import Found, Point
+from storagebench.report import scaling
 from storagebench.report import wording as w
 from storagebench.report.repeats import aligned
 from storagebench.report.scaling import HourPrice, knee_interval, sentences
@@ -105,9 +106,34 @@ def search_text(found: Found, price: HourPrice | None = None) -> str:
         _fill(f"{label(found)}: {headline(found)}"),
         "\n".join(_fill(line, "  ") for line in [*reasons(found), *sentences(found, price)]),
         f"{w.printable(found.workload)}, loader {w.printable(found.loader)}, {w.printable(found.store)}\n\n{_table(point_rows(found))}",
+        *_costs(found, price),
         _fill(RULE.format(error=found.error)),
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def _costs(found: Found, price: HourPrice | None) -> list[str]:
+    """Time and cost by the number of accelerators, an epoch and to the target; nothing where no run has an AU."""
+    head, *figures = scaling.rows(found, price)
+    if not figures:
+        return []
+    upper, lower = zip(*map(_in_two, head), strict=True)
+    lines = aligned([upper, lower, *figures]).split("\n")
+    if found.work.epochs is not None:
+        lines.append(f"target: {found.work.target}, {scaling.epochs_text(found)}")
+    return ["\n".join(f"  {w.printable(line)}" for line in lines)]
+
+
+def _in_two(heading: str) -> tuple[str, str]:
+    """A long heading as two lines, broken in front of `an epoch` and the like.
+
+    >>> _in_two("accelerator minutes to the target"), _in_two("AU"), _in_two("cost, relative")
+    (('accelerator minutes', 'to the target'), ('', 'AU'), ('cost,', 'relative'))
+    """
+    for end in (" an epoch", " to the target", " waiting", " relative"):
+        if heading.endswith(end):
+            return heading.removesuffix(end), end[1:]
+    return "", heading
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from storagebench.model.epochs import EpochsToTarget, observed, time_spread
-from storagebench.model.tta import epoch_s, time_to_target_s
+from storagebench.model.tta import epoch_s, stall_share, time_to_target_s
 from storagebench.report.load import LoadedRun
-from storagebench.report.ttabasis import Asked, device_price, epochs_to_target, price_name, samples_of_epoch, target_in_effect
+from storagebench.report.ttabasis import Asked, device_price, epochs_to_target, price_name, samples_of_epoch
 from storagebench.report.ttacost import Amounts, priced, prices_used
-from storagebench.workload import Target
+from storagebench.workload import Target, edition_of, saved_targets, target_of
 
 Entry = dict[str, Any]
 HOW_TO_PRICE: Final = "cost: give --prices FILE to have it (docs/prices.yaml is an example)"
@@ -37,6 +37,7 @@ def _head(loaded: LoadedRun, kind: str) -> Entry:
         "workload": summary["workload"],
         "accelerator": summary["accelerator"],
         "num_accelerators": summary["world_size"],
+        "global_batch_size": summary["batch_size"] * summary["world_size"],
         "loader": summary["loader"],
         "storage": summary["storage"],
     }
@@ -119,11 +120,13 @@ def _projected(loaded: LoadedRun, asked: Asked) -> Entry:
     Of a workload that is read once (`measures: cold load`) only the first epoch runs at R, the others at what the accelerators take.
     """
     summary = loaded.summary
-    edition, target = target_in_effect(loaded.run["config"], asked.edition)
+    config = loaded.run["config"]
+    workload = saved_targets(str(config["name"]), config["train"], asked.edition)
+    edition, target = edition_of(workload), target_of(workload)
     epochs = epochs_to_target(target, asked)
     samples, samples_from = samples_of_epoch(loaded, asked.training_samples)
     rate, start_s = summary["samples_per_s"], summary["time_to_first_batch_s"]
-    share = None if summary["au_nominal"] is None else min(1.0, max(0.0, 1.0 - summary["au_nominal"]))
+    share = None if summary["au_nominal"] is None else stall_share(summary["au_nominal"], 1.0)
     once = summary["measures"] == "cold load"
     left_out = _unknown(summary["workload"], target, epochs, rate, start_s, share, once)
     points: list[Entry] = []

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from storagebench.configfile import known_workloads, load_workload
-from storagebench.errors import StorageBenchError, UsageError, did_you_mean
+from storagebench.errors import StorageBenchError
 from storagebench.model.epochs import EpochsToTarget, between, observed
 from storagebench.model.prices import Prices
 from storagebench.report.load import LoadedRun
@@ -20,35 +18,15 @@ GIVEN_EPOCHS: Final = "--epochs-to-target"
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command was asked beside the runs. `epochs`: counts of trainings that the user saw, instead of the target's; empty and None: not given."""
+    """What the command was asked beside the runs. `epochs`: counts of trainings that the user saw, instead of the target's; `reference`: those of
+    the reference trainings that several are held against; empty and None: not given."""
 
     prices: Prices | None = None
     edition: str = ""
     price_name: str = ""
     epochs: tuple[int, ...] = ()
     training_samples: int | None = None
-
-
-def target_in_effect(config: Mapping[str, Any], edition: str) -> tuple[str, Target | None]:
-    """(edition, target) of a run's workload: the one asked for, the run's own, or the last. Raises UsageError for an edition that is not there."""
-    targets = config["train"].get("targets") or {}
-    wanted = edition or config["train"].get("edition") or ""
-    if wanted and wanted not in targets:
-        known = did_you_mean(wanted, list(targets)) if targets else "it has no target; leave --edition out"
-        raise UsageError(f"workload {config['name']} has no target of edition {wanted!r}", known)
-    if not targets:
-        return "", None
-    name = wanted or list(targets)[-1]
-    quality = config["train"].get("target_quality")
-    try:
-        target = Target.model_validate(targets[name])
-    except ValidationError:
-        raise UsageError(
-            f"the run's target of edition {name} has no source and date: an earlier storagebench wrote it", "run it again, or give --epochs-to-target"
-        ) from None
-    if quality is not None:  # the user's own, to which nobody published the epochs
-        return name, target.model_copy(update={"value": quality, "epochs": None, "source": f"train.target_quality instead of {target.value:g}"})
-    return name, target
+    reference: tuple[int, ...] = ()
 
 
 def epochs_to_target(target: Target | None, asked: Asked) -> EpochsToTarget | None:

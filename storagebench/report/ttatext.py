@@ -9,6 +9,7 @@ from typing import Any
 from storagebench.report import wording as w
 from storagebench.report.tabular import rows_as_csv
 from storagebench.report.ttabasis import GIVEN_EPOCHS
+from storagebench.report.ttareference import reference_rows
 
 Entry = Mapping[str, Any]
 _COST_ROWS = {
@@ -157,13 +158,16 @@ def _group(group: Entry) -> str:
         f"{len(group['runs'])} trainings that differ in their seed: {group['workload']}, {group['model']}, {group['loader']} over {group['storage']}"
     )
     lines = [w.printable(title), f"  runs            {w.printable(' '.join(group['runs']))}"]
-    if group["tta_s"] is not None:
-        times = group["tta_s"]
+    times = group["tta_s"]
+    if times["median"] is not None:
         span = f"{long_time(times['minimum'])} to {long_time(times['maximum'])}"
         spread = "" if times["spread"] is None else f", spread {w.share(times['spread'])}"
         lines.append(f"  time            median {long_time(times['median'])}, {span}{spread}")
-    note = f" ({group['olympic_note']})" if group["olympic_note"] else ""
-    lines.append(f"  olympic mean    {long_time(group['olympic_mean_s'])}{note}")
+    note = f" ({times['olympic']['why']})" if times["olympic"]["why"] else ""
+    lines.append(f"  olympic mean    {long_time(times['olympic']['value'])}{note}")
+    if group["convergence"] is not None:
+        rows = reference_rows(group["convergence"], group["global_batch_size"], long_time(group["convergence"]["normalised_s"]))
+        lines += [f"  {name:<16}{w.printable(text)}" for name, text in rows]
     if group["epochs"] is not None:
         lines.append(f"  epochs          {' '.join(map(str, group['epochs']['counts']))}")
     if group["cost"] is not None:

@@ -323,3 +323,33 @@ def test_simulate_fleet() -> None:
     lines = smoke("simulate_fleet.py").splitlines()
     assert sum("accelerators: 0." in line and "by arrays" in line for line in lines) == 3
     assert lines[-1].startswith("peak memory ")
+
+
+def test_simulate_real(tmp_path: Path) -> None:
+    """Eight accelerators on a bandwidth that feeds fewer: how busy the host is matters little there. The whole short setting: tests/truth/test_simulation_real.py."""
+    pytest.importorskip("simpy")
+    lines = smoke("simulate_real.py", "--folder", str(tmp_path), "--accelerators", "8").splitlines()
+    assert lines[-2].startswith("mixed, 8: AU 0.4") and lines[-2].endswith("store bandwidth  ok")
+    assert lines[-1].endswith(" AU over 1 runs, 0 of them off by more than 0.03")
+
+
+def test_train_loaders() -> None:
+    pytest.importorskip("sklearn")
+    _, _, text = smoke("train_loaders.py", "--json").partition("\n{")
+    curves = {(run["loader"], run["seed"]): run["accuracies"] for run in json.loads("{" + text)["runs"]}
+    assert sorted(curves) == [("direct", 1), ("direct", 2), ("files", 1), ("files", 2)]
+    assert curves["direct", 1] == curves["files", 1] != curves["direct", 2] == curves["files", 2]
+
+
+def test_train_throttled() -> None:
+    pytest.importorskip("sklearn")
+    lines = smoke("train_throttled.py").splitlines()
+    assert re.fullmatch(r"took / foretold: \d\.\d{4} in the middle, .*", lines[-1])
+    assert lines[-2].split()[0] == "1" and lines[-2].endswith("  the same")
+
+
+def test_reference_tta() -> None:
+    result = subprocess.run([sys.executable, str(FOLDER / "reference_tta.py")], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+    verdicts = re.findall(r"  (within|shown|not projected|MISSED)$", result.stdout, re.MULTILINE)
+    assert {"within", "shown"} <= set(verdicts) and "MISSED" not in verdicts

@@ -65,6 +65,9 @@ def test_going_on_wants_the_same_request_and_the_same_dataset(make_dataset: Any,
     path, _ = make_dataset()
     folder = tmp_path / "s"
     said: list[str] = []
+    targets = {"v1": {"metric": "accuracy", "value": 0.9, "epochs": [3, 4], "source": "us", "date": "2026-11-27"}}
+    asked = request(path, tmp_path / "target", train__targets=targets)  # its epochs are a tuple here, and a list in the file
+    assert begun(asked, LIMITS, quiet)[0]["settings"] == begun(asked, LIMITS, quiet)[0]["settings"]
     begun(request(path, folder), LIMITS, quiet)
     assert begun(request(path, folder), LIMITS, said.append) == (load_search(folder), True)
     assert said == []

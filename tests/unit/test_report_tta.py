@@ -209,7 +209,7 @@ def test_seeds_together(report_make: Make) -> None:
     (group,) = groups_of(runs, entries)
     assert (group["not_reached"], group["not_valid"], group["seeds"]) == (["seed-4"], ["seed-5"], [1, 2, 3, 4, 5])
     assert (group["tta_s"]["median"], group["tta_s"]["minimum"], group["tta_s"]["maximum"]) == (28.0, 20.0, 38.0)
-    assert group["olympic_mean_s"] == 33.0 and "did not converge" in group["olympic_note"]
+    assert group["tta_s"]["olympic"]["value"] == 33.0 and "did not converge" in group["tta_s"]["olympic"]["why"]
     assert group["epochs"]["counts"] == [2, 3, 4]
     assert group["cost"]["median"] == pytest.approx(28 / 3600 * 0.5)
     text = tta_text(entries, [group])
@@ -221,10 +221,52 @@ def test_seeds_together(report_make: Make) -> None:
 def test_two_that_did_not_converge_make_it_invalid_and_another_loader_another_group(report_make: Make) -> None:
     runs = [trained(report_make, 1), trained(report_make, 2), trained(report_make, 3, reached=False), trained(report_make, 4, reached=False)]
     entries = [entry_of(loaded, Asked()) for loaded in runs]
-    assert groups_of(runs, entries)[0]["olympic_mean_s"] is None
+    assert groups_of(runs, entries)[0]["tta_s"]["olympic"]["value"] is None
     other = replace(runs[1], run={**runs[1].run, "config": {**runs[1].run["config"], "loader": {"name": "files"}}})
     assert groups_of([runs[0], other], entries[:2]) == []
     assert groups_of([emulated(report_make)], [entry_of(emulated(report_make), Asked())]) == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "epochs", "passed", "mean", "floor", "speedup"),
+    [
+        ((16, 14, 16, 17, 16, 16, 15, 16, 15, 16), (15, 15, 15, 16, 16), True, 15.33, 15.21, 3.53),
+        ((20, 21, 21, 20, 22, 22, 21, 21, 20, 20), (19, 19, 19, 20, 21), False, 19.33, 19.93, 4.12),
+    ],
+)
+def test_convergence_against_a_reference(
+    report_make: Make, reference: tuple[int, ...], epochs: tuple[int, ...], passed: bool, mean: float, floor: float, speedup: float
+) -> None:
+    """The rules' own examples (training_rules.adoc, appendix; reference tta-cost-kubeflow.md section 1). An epoch takes 10 s here."""
+    runs = [trained(report_make, seed, tuple(10.0 * epoch for epoch in range(1, count + 1))) for seed, count in enumerate(epochs)]
+    entries = [entry_of(loaded, Asked()) for loaded in runs]
+    (group,) = groups_of(runs, entries, reference)
+    found = group["convergence"]
+    assert found["passed"] is passed and found["mean_epochs"] == pytest.approx(mean, abs=0.005)
+    assert found["fewest_epochs"] == pytest.approx(floor, abs=0.005) and 100 * (found["max_speedup"] - 1) == pytest.approx(speedup, abs=0.005)
+    assert found["normalised_s"] == (pytest.approx(10 * found["reference_mean"]) if passed else None)
+    lines = [" ".join(line.split()) for line in tta_text(entries, [group]).splitlines()]
+    assert f"allowed {floor} epochs at least, a speed-up of {speedup}% at most (one-sided t-test, p = 0.05, 5 runs)" in lines
+    said = [line for line in lines if line.startswith(("convergence", "normalised"))]
+    if passed:
+        assert said == ["convergence PASS: mean 15.33 epochs", "normalised time 2.62 min (olympic mean x 1.0272)"]
+    else:
+        assert said == ["convergence FAIL: mean 19.33 epochs, fewer than is allowed: the trainings are not those of the reference"]
+    json.dumps(group, allow_nan=False)
+
+
+def test_what_cannot_be_judged_says_why(report_make: Make) -> None:
+    runs = [trained(report_make, 1), trained(report_make, 2), trained(report_make, 3, reached=False), trained(report_make, 4, reached=False)]
+    entries = [entry_of(loaded, Asked()) for loaded in runs]
+    (two,) = groups_of(runs[:2], entries[:2], (3, 3, 3))
+    assert two["convergence"]["passed"] is None and "not judged: 2 valid trainings are too few" in tta_text(entries[:2], [two])
+    (missed,) = groups_of(runs, entries, (3, 3, 3))
+    assert missed["convergence"]["passed"] is False and "FAIL: invalid: 2 runs did not converge" in tta_text(entries, [missed])
+    assert groups_of(runs, entries)[0]["convergence"] is None
+    with pytest.raises(UsageError, match="--reference-epochs has 2 runs, and 1 on either side do not count"):
+        groups_of(runs, entries, (3, 3))
+    with pytest.raises(UsageError, match="no two among these runs"):
+        groups_of(runs[:1], entries[:1], (3, 3, 3))
 
 
 def test_text_of_a_projection(report_make: Make) -> None:

@@ -55,8 +55,6 @@ def test_by_hand() -> None:
     assert model.accelerator_s(3600.0, au) == 7200.0 and model.stalled_s(3600.0, au) == 3600.0 and model.relative_cost(au) == 2.0
     assert model.worth_of_more(3600.0, 8, 4.0, 1e9, 0.25e9) == pytest.approx(7200.0 - 3600.0 * 8 / 5)
     assert model.worth_of_more(3600.0, 8, 4.0, 1e9, 5e9) == 3600.0  # all of the waiting, and no more
-    assert model.marginal_worth(3600.0, 8, 4.0, 1e9) == 7200.0 / 1e9
-    assert model.marginal_worth(3600.0, 4, 4.0, 1e9) == 0.0
 
 
 @given(work, numbers, knees)
@@ -83,15 +81,6 @@ def test_worth_is_the_difference_of_two_costs(work_s: float, accelerators: int, 
         assert worth == 0.0
 
 
-@given(work, numbers, knees, rates)
-def test_marginal_worth_is_the_slope(work_s: float, accelerators: int, knee: float, bandwidth: float) -> None:
-    if 0.999 * accelerators < knee < accelerators * 1.001:
-        return  # at the corner the slopes of the two sides differ
-    step = 1e-5 * bandwidth
-    slope = model.worth_of_more(work_s, accelerators, knee, bandwidth, step) / step
-    assert model.marginal_worth(work_s, accelerators, knee, bandwidth) == pytest.approx(slope, rel=1e-3)
-
-
 @given(rates)
 def test_the_step_is_a_power_of_ten_not_above_the_bandwidth(bandwidth: float) -> None:
     step = model.step_of(bandwidth)
@@ -107,13 +96,28 @@ def test_the_table_of_a_search(found: Found) -> None:
         "minutes to the target",
         "accelerator minutes an epoch",
         "of it waiting",
+        "accelerator minutes to the target",
         "cost, relative",
     )
     assert [row[0] for row in rows] == ["2", "3", "4", "5"]
-    assert rows[0] == ("2", "1.000", "8.33", "33.3 to 50.0", "16.67", "0", "1.00 x")
-    assert rows[3] == ("5", "0.660", "5.05", "20.2 to 30.3", "25.25", "8.59", "1.52 x")
+    assert rows[0] == ("2", "1.000", "8.33", "33.3 to 50.0", "16.67", "0", "66.67 to 100.00", "1.00 x")
+    assert rows[3] == ("5", "0.660", "5.05", "20.2 to 30.3", "25.25", "8.59", "101.01 to 151.52", "1.52 x")
     priced = scaling.rows(found, PRICE)
-    assert priced[0][4] == "USD an epoch" and priced[4][4:] == ("1.52", "0.515", "1.52 x")
+    assert priced[0][4] == "USD an epoch" and priced[4][4:] == ("1.52", "0.515", "6.06 to 9.09", "1.52 x")
+
+
+def test_the_figures_of_a_search_as_data(found: Found) -> None:
+    """5 accelerators at AU 0.66: 1000 / 0.66 accelerator seconds an epoch, at 3.6 an hour; 4 to 6 epochs."""
+    data = scaling.as_dict(found, PRICE)
+    assert data["price"] == {"value": 3.6, "currency": "USD", "source": "a made-up price list", "date": "2026-11-27"}
+    epoch, trainings = data["points"][-1]["epoch"], data["points"][-1]["to_target"]
+    assert epoch == pytest.approx(
+        {"time_s": 1000 / 3.3, "accelerator_s": 1000 / 0.66, "stalled_s": 1000 / 0.66 - 1000, "cost": 1 / 0.66, "cost_of_stalls": 1 / 0.66 - 1}
+    )
+    assert [(one["epochs"], one["cost"]) for one in trainings] == [(4, pytest.approx(4 / 0.66)), (6, pytest.approx(6 / 0.66))]
+    assert scaling.as_dict(found)["points"][0]["epoch"]["cost"] is None
+    bare = scaling.as_dict(replace(found, work=Work()), PRICE)["points"][0]
+    assert set(bare["epoch"].values()) == {None} and bare["to_target"] == []
 
 
 def test_without_an_epoch_all_is_relative(found: Found) -> None:
@@ -141,6 +145,12 @@ def test_the_sentences_of_a_search(found: Found) -> None:
     assert "(1.52 USD) with 5" in priced[0] and "0.352 USD an epoch" in priced[1]
     assert priced[2] == "price: 3.60 USD an accelerator hour (a made-up price list, 2026-11-27)"
     assert "next 1 MB/s of the storage" in " ".join(search_text(found).split())
+    text = search_text(found, PRICE)
+    assert (
+        "  5             0.660      5.05   20.2 to 30.3      1.52    0.515   6.06 to 9.09    1.52 x\n  target: v1: accuracy 0.9, 4 to 6 epochs\n"
+        in text
+    )
+    assert max(map(len, text.splitlines())) <= 112
 
 
 def test_no_worth_where_it_is_not_the_storage(found: Found) -> None:
@@ -229,24 +239,32 @@ def test_a_search_without_an_au_has_no_cost(found: Found) -> None:
 
 
 def test_the_work_of_a_search_is_the_workloads(tmp_path: Path) -> None:
-    """The whole epoch, the last edition with epochs, or the one that was asked for."""
+    """The whole epoch, and the epochs of the target in effect: the last edition's, or that of the one asked for; none of a quality of the user's own."""
+    published = {"source": "us", "date": "2026-11-27"}
     settings: Mapping[str, Any] = {
         "dataset.num_samples": 5000,
         "run.accelerator": "h100",
         "train.targets": {
-            "v1": {"metric": "accuracy", "value": 0.75, "epochs": [3, 4]},
-            "v2": {"metric": "accuracy", "value": 0.759, "epochs": [37, 41]},
-            "v3": {"metric": "accuracy", "value": 0.8, "epochs": None},
+            "v1": {"metric": "accuracy", "value": 0.75, "epochs": [3, 4], **published},
+            "v2": {"metric": "accuracy", "value": 0.8, "epochs": None, **published},
+            "v3": {"metric": "accuracy", "value": 0.759, "epochs": [37, 41], **published},
         },
     }
     record = made.make_search(tmp_path / "s")
     assert record.work == Work()
-    for edition, text, epochs in (("", "v2: accuracy 0.759", (37, 41)), ("v1", "v1: accuracy 0.75", (3, 4)), ("v3", "", None)):
-        path = tmp_path / "s" / "search.json"
-        asked = json.loads(path.read_text())
-        path.write_text(json.dumps({**asked, "settings": {**settings, "train.edition": edition}}))
+    path = tmp_path / "s" / "search.json"
+    asked = json.loads(path.read_text())
+    old = {"train.targets": {"v1": {"metric": "accuracy", "value": 0.75, "epochs": [3, 4]}}}
+    for own, text, epochs in (
+        ({"train.edition": ""}, "v3: accuracy 0.759", (37, 41)),
+        ({"train.edition": "v1"}, "v1: accuracy 0.75", (3, 4)),
+        ({"train.edition": "v2"}, "", None),
+        ({"train.target_quality": 0.5}, "", None),
+        (old, "", None),
+    ):
+        path.write_text(json.dumps({**asked, "settings": {**settings, **own}}))
         work = made.found_in(tmp_path / "s").work
-        assert work == Work("h100", 5000, 5000 / 10 * 0.01, text, epochs), edition
+        assert work == Work("h100", 5000, 5000 / 10 * 0.01, text, epochs), own
     assert made.found_in(tmp_path / "s").as_dict()["work"]["epoch_s"] == 5.0
 
 

@@ -15,7 +15,8 @@ from storagebench.checks.distributions import student_t_quantile
 from storagebench.model import convergence, costs, tta
 from storagebench.model.epochs import between, observed, time_spread
 from storagebench.model.olympic import RUNS_REQUIRED, dropped_runs, olympic_mean
-from storagebench.model.target import first_crossing, reaches
+from storagebench.model.target import first_crossing
+from storagebench.trainname import reaches
 
 RATE = st.floats(1e-3, 1e9)
 SECONDS = st.floats(0.0, 1e7)
@@ -32,36 +33,18 @@ def test_the_formulas_by_hand() -> None:
     assert tta.time_to_target_s(35, tta.epoch_s(1_281_167, 56_072.0, eval_s=2.0, evals_per_epoch=0.25), start_s=10.0) == pytest.approx(
         10 + 35 * (22.849 + 0.5), abs=0.05
     )
-    assert tta.rate_with_stall(100.0, 0.0025) == pytest.approx(80.0)
     assert tta.stall_share(80.0, 100.0) == pytest.approx(0.2)
     assert tta.stall_share(101.0, 100.0) == 0.0
-    assert tta.scaling_efficiency(100.0, 30.0, 4) == pytest.approx(100 / 120)
-    for broken in (lambda: tta.epoch_s(10, 0.0), lambda: tta.rate_with_stall(0.0, 1.0), lambda: tta.stall_share(1.0, -1.0)):
+    for broken in (lambda: tta.epoch_s(10, 0.0), lambda: tta.stall_share(1.0, -1.0)):
         with pytest.raises(ValueError, match="must be above 0"):
             broken()
 
 
-def test_the_knee_has_the_interval_of_the_measured_rates() -> None:
-    alone = tta.knee([6.4e9], 0.8e9)
-    assert (alone.accelerators, alone.low, alone.high) == (8.0, None, None) and "one measured rate" in alone.method
-    several = tta.knee([6.0e9, 6.2e9, 6.4e9, 6.6e9, 6.8e9, 7.0e9], 0.8e9)
-    assert several.low is not None and several.high is not None
-    assert several.low == 6.0e9 / 0.8e9 and several.high == 7.0e9 / 0.8e9
-    assert several.low < several.accelerators < several.high
-
-
-@given(SECONDS, st.integers(1, 1000), st.floats(1.0, 1e9), RATE)
-def test_without_stalls_the_projection_is_the_compute_bound(start_s: float, epochs: int, samples: float, compute_per_s: float) -> None:
-    bound = tta.time_to_target_s(epochs, tta.epoch_s(samples, compute_per_s), start_s)
-    unstalled = tta.rate_with_stall(compute_per_s, 0.0)
-    assert tta.time_to_target_s(epochs, tta.epoch_s(samples, unstalled), start_s) == pytest.approx(bound, rel=CLOSE)
-    assert tta.stall_share(unstalled, compute_per_s) == pytest.approx(0.0, abs=CLOSE)
-
-
-@given(RATE, st.floats(0.0, 100.0))
-def test_a_measured_stall_and_its_share_are_the_same_thing(compute_per_s: float, stall_s: float) -> None:
-    rate = tta.rate_with_stall(compute_per_s, stall_s)
-    assert 1.0 - tta.stall_share(rate, compute_per_s) == pytest.approx(1.0 / (1.0 + stall_s * compute_per_s), abs=1e-6)
+@given(RATE, SHARE)
+def test_without_stalls_the_rate_is_the_compute_rate(compute_per_s: float, share: float) -> None:
+    rate = tta.rate_with_overlap(compute_per_s, share * compute_per_s, compute_per_s * 2)
+    assert tta.stall_share(rate, compute_per_s) == pytest.approx(1.0 - share, abs=1e-6)
+    assert tta.stall_share(compute_per_s, compute_per_s) == 0.0
 
 
 def cost(time_s: float = 7200.0, share: float | None = 0.25, price: float = 3.0, **others: float | None) -> costs.Cost:
