@@ -297,6 +297,7 @@ class Workload(_Frozen):
         known = ", ".join(sorted(table)) or "none"
         if not self.run.accelerator:
             instead = f"measure it with `storagebench query {self.name}`, or " if self.query.offline_samples_per_s else ""
+            instead += "train on it with --accelerator train:resnet8, or " if self.dataset.task else ""
             raise UsageError(
                 f"workload {self.name} needs an accelerator (it knows: {known})", f"{instead}give --accelerator NAME or --compute-time SECONDS"
             )

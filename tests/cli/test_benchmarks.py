@@ -333,14 +333,6 @@ def test_simulate_real(tmp_path: Path) -> None:
     assert lines[-1].endswith(" AU over 1 runs, 0 of them off by more than 0.03")
 
 
-def test_train_loaders() -> None:
-    pytest.importorskip("sklearn")
-    _, _, text = smoke("train_loaders.py", "--json").partition("\n{")
-    curves = {(run["loader"], run["seed"]): run["accuracies"] for run in json.loads("{" + text)["runs"]}
-    assert sorted(curves) == [("direct", 1), ("direct", 2), ("files", 1), ("files", 2)]
-    assert curves["direct", 1] == curves["files", 1] != curves["direct", 2] == curves["files", 2]
-
-
 def test_train_throttled() -> None:
     pytest.importorskip("sklearn")
     lines = smoke("train_throttled.py").splitlines()
