@@ -16,7 +16,7 @@ from storagebench.manifest import Dataset, load_dataset
 from storagebench.records import as_plain
 from storagebench.registry import refuse_missing
 from storagebench.request import Request, store_spec
-from storagebench.storage import open_spec
+from storagebench.storage import open_spec, options_beside
 from storagebench.training.heldout import refuse_too_large
 from storagebench.training.models import model_of
 from storagebench.trainname import METRIC, TrainName, is_training, train_name
@@ -125,7 +125,7 @@ def _device(name: TrainName) -> str:
 def _held_out(request: Request, dataset: Dataset) -> Mapping[str, Any]:
     """Where the held-out split lies, and what it is. Raises UsageError for one that does not belong to this dataset."""
     url = held_out_url(request.data_dir, request.configured.workload.run.held_out_dir)
-    asked = replace(request, data_dir=url)
+    asked = replace(request, data_dir=url, storage_options=options_beside(request.data_dir, url, request.storage_options))
     with closing(open_spec(store_spec(asked))) as store:
         manifest_spec, held_out = store.spec, load_dataset(store)
     hint = "generate or import both splits from one source, or name the right one with --held-out-dir"

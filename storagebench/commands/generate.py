@@ -56,13 +56,14 @@ def command(
     from storagebench.commands.progress import counting
     from storagebench.commands.together import together
     from storagebench.heldout import splits
-    from storagebench.storage import open_store
+    from storagebench.storage import open_store, options_beside
 
     chosen = configured(workload, with_payload(values), settings, scale).workload
     hint = "give the same command again: it goes on where it was"
+    options = parse_storage_options(storage_option)
     urls = splits(chosen.dataset.task, data_dir, chosen.run.held_out_dir)
     with together("generate", hint) as crew, ExitStack() as opened:
-        stores = {split: opened.enter_context(closing(open_store(url, parse_storage_options(storage_option)))) for split, url in urls.items()}
+        stores = {split: opened.enter_context(closing(open_store(url, options_beside(data_dir, url, options)))) for split, url in urls.items()}
         datasets: dict[str, Dataset | None] = {}
         for split, store in stores.items():
             with counting("generate") if crew.member == 0 else nullcontext() as progress:

@@ -43,6 +43,25 @@ def parse_url(url: str, options: Mapping[str, str] | None = None) -> StoreSpec:
     return StoreSpec("memory" if parts.scheme == "memory" else "fsspec", url.rstrip("/"), options)
 
 
+def options_beside(data_dir: str, url: str, options: Mapping[str, str]) -> Mapping[str, str]:
+    """Which of the data dir's options also hold at another place: all at one of the same kind of store, none at another; those of the shaping only where that is
+    shaped too.
+
+    >>> options_beside("shaped+/fast/digits", "/fast/rest", {"bandwidth": "1MB"}), options_beside("s3://a/x", "s3://b/y", {"endpoint_url": "http://h:1"})
+    ({}, {'endpoint_url': 'http://h:1'})
+    """
+    from storagebench.storage.shaped import OPTIONS
+
+    of_data, of_place = parse_url(data_dir), parse_url(url)
+    shaped = of_place.kind == "shaped"
+    same = _inner_kind(of_data) == _inner_kind(of_place)
+    return {name: value for name, value in options.items() if (shaped if name in OPTIONS and of_data.kind == "shaped" else same)}
+
+
+def _inner_kind(spec: StoreSpec) -> str:
+    return parse_url(spec.root).kind if spec.kind == "shaped" else spec.kind
+
+
 def _shaped_spec(inner_url: str, options: dict[str, str]) -> StoreSpec:
     """The spec names its wire, so that all processes that get it share the bandwidth."""
     inner = parse_url(inner_url)
@@ -84,7 +103,7 @@ def data_spec(spec: StoreSpec, dataset: Dataset) -> StoreSpec:
     """
     if not dataset.data_root:
         return spec
-    kind = parse_url(spec.root).kind if spec.kind == "shaped" else spec.kind
+    kind = _inner_kind(spec)
     found = parse_url(dataset.data_root)
     if found.kind != kind or found.root != dataset.data_root:
         raise DatasetError(
