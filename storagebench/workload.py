@@ -108,6 +108,13 @@ class Target(_Frozen):
     source: str = Field(min_length=1)
     date: Day | None = Field(description="null of a quality of the user's own only")
 
+    @field_validator("date")
+    @classmethod
+    def _published(cls, value: Day | None) -> Day | None:
+        if value is None:  # which only `target_of` makes, of a quality that the user asks for
+            raise ValueError("a published target has a date")
+        return value
+
     @model_validator(mode="after")
     def _fewest_first(self) -> Target:
         if self.epochs is not None and self.epochs[0] > self.epochs[1]:

@@ -94,7 +94,7 @@ def test_list_shows_the_tasks_and_guesses_no_compute_time(cli_here: Any) -> None
     for name, form in (("digits", "png"), ("photographs", "jpeg")):
         row = rows[name]
         assert (row["status"], row["format"], row["measures"], row["accelerators"]) == ("here", form, "steady state", [])
-        assert row["targets"][0].startswith("storagebench top-1 accuracy 0.") and "scikit-learn" in row["source"]
+        assert (row["targets"][0]["edition"], row["targets"][0]["metric"]) == ("storagebench", "top-1 accuracy") and "scikit-learn" in row["source"]
         assert name not in {one["workload"] for one in accelerators}
     lines = {line.split()[0]: " ".join(line.split()) for line in cli_here("list", "workloads").stdout.splitlines() if line}
     assert lines["digits"] == "digits here png 0.0001774 steady state - handwritten digits of 8 x 8 pixels with labels, to train a small real model"
