@@ -2,11 +2,12 @@
 
 - known: from what the store was set to. Of a random latency its very values are known too, since they follow from the seed; in which order they come is left to chance.
 - measured: from a run of one accelerator with one worker: the times of its reads less what their bytes take on the wire, and its CPU time.
+  Of two such runs the one whose reads took less, since what else a host does can only add to them.
 
 Prints AU, both predictions and the differences; exit code 1 where one is more than 0.03 off. On a host that others keep busy reads take
 longer than they should, so an answer that is off is taken again, twice at most; how much of the run its late wake-ups took stands beside it.
 
-    python benchmarks/simulate_real.py --folder DIR        (4 minutes)
+    python benchmarks/simulate_real.py --folder DIR        (6 minutes)
 """
 
 from __future__ import annotations
@@ -106,11 +107,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where the dataset is made, and kept for the next time")
     parser.add_argument("--accelerators", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N")
+    parser.add_argument("--only", default="", metavar="WORD", help="only settings with this word in their name")
     parser.add_argument("--smoke", action="store_true", help="one short setting; the bound is judged as in full")
     asked = parser.parse_args()
     settings = SMOKE if asked.smoke else SETTINGS
     data = dataset(asked.folder, max(asked.accelerators) * max((one.steps + one.warmup) * one.batch for one in settings))
-    rows = [row for setting in settings for row in compare(data, setting, asked.accelerators)]
+    rows = [row for setting in settings if asked.only in setting.name for row in compare(data, setting, asked.accelerators)]
     off = [row for row in rows if row.worst > WITHIN]
     print(f"largest difference {max(row.worst for row in rows):.4f} AU over {len(rows)} runs, {len(off)} of them off by more than {WITHIN}")
     return 1 if off else 0
@@ -145,7 +147,10 @@ def compare(data: Path, setting: Setting, accelerators: Sequence[int]) -> list[R
     stored_bytes = stored.stored_bytes / stored.num_samples
     with tempfile.TemporaryDirectory(prefix="storagebench-simulate-") as results:
         one = replace(setting, workers=1, prefetch=1)  # one read at a time, so that none waits for another
-        found = measured_of_run(run(data, one, stored_bytes, 1, Path(results)))
+        found = min(
+            (measured_of_run(run(data, one, stored_bytes, 1, Path(results))) for _ in range(2)),
+            key=lambda some: sum(some.fetch_s) / len(some.fetch_s),
+        )
         rows = []
         for number in accelerators:
             for _ in range(TAKES):
