@@ -1,8 +1,9 @@
 """Does the simulation foretell real runs? 1, 2, 4 and 8 emulated accelerators on the shaped store, real bytes, against two predictions of each.
 
-- known: from what the store was set to. Of a random latency its very values are known too, since they follow from the seed; in which order they come is left to chance.
-- measured: from a run of one accelerator with one worker: the times of its reads less what their bytes take on the wire, and its CPU time.
-  Of two such runs the one whose reads took less, since what else a host does can only add to them.
+- known: from what the store was set to. Of a random latency its very values are known too, since they follow from the seed; in which order they
+  come is left to chance.
+- measured: from a run of one accelerator with one worker: the times of its reads less what their bytes take on the wire, and its CPU time. Of two
+  such runs the one whose reads took less, since what else a host does can only add to them.
 
 Prints AU, both predictions and the differences; exit code 1 where one is more than 0.03 off. On a host that others keep busy reads take
 longer than they should, so an answer that is off is taken again, twice at most; how much of the run its late wake-ups took stands beside it.
@@ -43,7 +44,8 @@ SIMULATED_STEPS = 2_000
 
 @dataclass(frozen=True)
 class Setting:
-    """One store and loader. Seconds; `knee`: so many accelerators take all of the bandwidth, 0 for no limit; `jitter_s` is the mean of an exponential time."""
+    """One store and loader. Seconds; `knee`: so many accelerators take all of the bandwidth, 0 for no limit; `jitter_s` is the mean of an
+    exponential time."""
 
     name: str
     compute_s: float
@@ -68,8 +70,8 @@ class Setting:
         return options
 
 
-# Steps are long, so that what the host adds to a read (0.2 to 2 ms, as busy as it is) is little of it; and latencies vary by a third, so that the order in which a run of so few steps
-# meets them moves its AU by some hundredths at most.
+# Steps are long, so that what the host adds to a read (0.2 to 2 ms, as busy as it is) is little of it; and latencies vary by a third, so that the
+# order in which a run of so few steps meets them moves its AU by some hundredths at most.
 SETTINGS = (
     Setting("bandwidth", 0.080, 90, 4, 4, 2, knee=3),
     Setting("latency with jitter", 0.070, 260, 1, 2, 1, latency_s=0.048, jitter_s=0.022),
@@ -97,9 +99,10 @@ class Row:
         return max(abs(self.from_known - self.measured), abs(self.from_measured - self.measured))
 
     def show(self) -> str:
+        known, found = (f"{au:.4f} ({au - self.measured:+.4f})" for au in (self.from_known, self.from_measured))
         return (
-            f"{self.setting}, {self.accelerators}: AU {self.measured:.4f} (late wake-ups of the host {self.host_delay_share:.1%}), known {self.from_known:.4f} ({self.from_known - self.measured:+.4f}), "
-            f"measured {self.from_measured:.4f} ({self.from_measured - self.measured:+.4f}), {self.limited_by}  {'ok' if self.worst <= WITHIN else 'OFF'}"
+            f"{self.setting}, {self.accelerators}: AU {self.measured:.4f} (late wake-ups of the host {self.host_delay_share:.1%}), "
+            f"known {known}, measured {found}, {self.limited_by}  {'ok' if self.worst <= WITHIN else 'OFF'}"
         )
 
 
@@ -168,10 +171,11 @@ def run(data: Path, setting: Setting, stored_bytes: float, accelerators: int, re
     run_id = f"run-{len(list(results.iterdir()))}"
     store = [word for name, value in setting.options(stored_bytes).items() for word in ("--storage-option", f"{name}={value}")]
     command = [
-        *CLI, "run", "quick", "--data-dir", f"shaped+{data}", *store, "--loader", "direct", "--num-accelerators", str(accelerators), "--accelerators-per-process",
-        str(accelerators), "--batch-size", str(setting.batch), "--prefetch-batches", str(setting.prefetch), "--num-workers", str(setting.workers),
-        "--compute-time", f"{setting.compute_s}s", "--epochs", "1", "--warmup-steps", str(setting.warmup), "--max-steps", str(setting.warmup + setting.steps),
-        "--sync", setting.sync, "--seed", str(SEED), "--cache", "warm", "--headroom-duration", "0", "--null-duration", "0.3s", "--results-dir", str(results), "--run-id", run_id,
+        *CLI, "run", "quick", "--data-dir", f"shaped+{data}", *store, "--loader", "direct", "--num-accelerators", str(accelerators),
+        "--accelerators-per-process", str(accelerators), "--batch-size", str(setting.batch), "--prefetch-batches", str(setting.prefetch), "--num-workers", str(setting.workers),
+        "--compute-time", f"{setting.compute_s}s", "--epochs", "1", "--warmup-steps", str(setting.warmup),
+        "--max-steps", str(setting.warmup + setting.steps), "--sync", setting.sync, "--seed", str(SEED), "--cache", "warm", "--headroom-duration", "0", "--null-duration", "0.3s",
+        "--results-dir", str(results), "--run-id", run_id,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
