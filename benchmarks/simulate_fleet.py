@@ -1,7 +1,8 @@
-"""How long the simulation takes for 10,000 accelerators over 1,000 steps, and whether the recurrence on arrays agrees there with the events where these can still follow.
+"""How long the simulation takes for 10,000 accelerators over 1,000 steps, and whether the recurrence on arrays agrees there with the events where
+these can still follow.
 
-Each case is timed at full size, with its peak memory, and then run by both engines at `--few` accelerators, the store made smaller by as much. Exit code 1 where a case takes
-longer than 2 minutes, or where the two differ by more than 0.005 AU.
+Each case is timed at full size, with its peak memory, and then run by both engines at `--few` accelerators, the store made smaller by as much. Exit
+code 1 where a case takes longer than 2 minutes, or where the two differ by more than 0.005 AU.
 
     python benchmarks/simulate_fleet.py [--accelerators 10000] [--steps 1000]
 """

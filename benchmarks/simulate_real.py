@@ -1,12 +1,14 @@
 """Does the simulation foretell real runs? 1, 2, 4 and 8 emulated accelerators on the shaped store, real bytes, against two predictions of each.
 
-- known: from what the store was set to. Of a random latency its very values are known too, since they follow from the seed; in which order they come is left to chance.
-- measured: from a run of one accelerator with one worker: the times of its reads less what their bytes take on the wire, and its CPU time.
+- known: from what the store was set to. Of a random latency its very values are known too, since they follow from the seed; in which order they
+  come is left to chance.
+- measured: from a run of one accelerator with one worker: the times of its reads less what their bytes take on the wire, and its CPU time. Of two
+  such runs the one whose reads took less, since what else a host does can only add to them.
 
 Prints AU, both predictions and the differences; exit code 1 where one is more than 0.03 off. On a host that others keep busy reads take
 longer than they should, so an answer that is off is taken again, twice at most; how much of the run its late wake-ups took stands beside it.
 
-    python benchmarks/simulate_real.py --folder DIR        (4 minutes)
+    python benchmarks/simulate_real.py --folder DIR        (6 minutes)
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ SIMULATED_STEPS = 2_000
 
 @dataclass(frozen=True)
 class Setting:
-    """One store and loader. Seconds; `knee`: so many accelerators take all of the bandwidth, 0 for no limit; `jitter_s` is the mean of an exponential time."""
+    """One store and loader. Seconds; `knee`: so many accelerators take all of the bandwidth, 0 for no limit; `jitter_s` is the mean of an
+    exponential time."""
 
     name: str
     compute_s: float
@@ -67,8 +70,8 @@ class Setting:
         return options
 
 
-# Steps are long, so that what the host adds to a read (0.2 to 2 ms, as busy as it is) is little of it; and latencies vary by a third, so that the order in which a run of so few steps
-# meets them moves its AU by some hundredths at most.
+# Steps are long, so that what the host adds to a read (0.2 to 2 ms, as busy as it is) is little of it; and latencies vary by a third, so that the
+# order in which a run of so few steps meets them moves its AU by some hundredths at most.
 SETTINGS = (
     Setting("bandwidth", 0.080, 90, 4, 4, 2, knee=3),
     Setting("latency with jitter", 0.070, 260, 1, 2, 1, latency_s=0.048, jitter_s=0.022),
@@ -96,9 +99,10 @@ class Row:
         return max(abs(self.from_known - self.measured), abs(self.from_measured - self.measured))
 
     def show(self) -> str:
+        known, found = (f"{au:.4f} ({au - self.measured:+.4f})" for au in (self.from_known, self.from_measured))
         return (
-            f"{self.setting}, {self.accelerators}: AU {self.measured:.4f} (late wake-ups of the host {self.host_delay_share:.1%}), known {self.from_known:.4f} ({self.from_known - self.measured:+.4f}), "
-            f"measured {self.from_measured:.4f} ({self.from_measured - self.measured:+.4f}), {self.limited_by}  {'ok' if self.worst <= WITHIN else 'OFF'}"
+            f"{self.setting}, {self.accelerators}: AU {self.measured:.4f} (late wake-ups of the host {self.host_delay_share:.1%}), "
+            f"known {known}, measured {found}, {self.limited_by}  {'ok' if self.worst <= WITHIN else 'OFF'}"
         )
 
 
@@ -106,11 +110,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where the dataset is made, and kept for the next time")
     parser.add_argument("--accelerators", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N")
+    parser.add_argument("--only", default="", metavar="WORD", help="only settings with this word in their name")
     parser.add_argument("--smoke", action="store_true", help="one short setting; the bound is judged as in full")
     asked = parser.parse_args()
     settings = SMOKE if asked.smoke else SETTINGS
     data = dataset(asked.folder, max(asked.accelerators) * max((one.steps + one.warmup) * one.batch for one in settings))
-    rows = [row for setting in settings for row in compare(data, setting, asked.accelerators)]
+    rows = [row for setting in settings if asked.only in setting.name for row in compare(data, setting, asked.accelerators)]
     off = [row for row in rows if row.worst > WITHIN]
     print(f"largest difference {max(row.worst for row in rows):.4f} AU over {len(rows)} runs, {len(off)} of them off by more than {WITHIN}")
     return 1 if off else 0
@@ -145,7 +150,10 @@ def compare(data: Path, setting: Setting, accelerators: Sequence[int]) -> list[R
     stored_bytes = stored.stored_bytes / stored.num_samples
     with tempfile.TemporaryDirectory(prefix="storagebench-simulate-") as results:
         one = replace(setting, workers=1, prefetch=1)  # one read at a time, so that none waits for another
-        found = measured_of_run(run(data, one, stored_bytes, 1, Path(results)))
+        found = min(
+            (measured_of_run(run(data, one, stored_bytes, 1, Path(results))) for _ in range(2)),
+            key=lambda some: sum(some.fetch_s) / len(some.fetch_s),
+        )
         rows = []
         for number in accelerators:
             for _ in range(TAKES):
@@ -163,10 +171,11 @@ def run(data: Path, setting: Setting, stored_bytes: float, accelerators: int, re
     run_id = f"run-{len(list(results.iterdir()))}"
     store = [word for name, value in setting.options(stored_bytes).items() for word in ("--storage-option", f"{name}={value}")]
     command = [
-        *CLI, "run", "quick", "--data-dir", f"shaped+{data}", *store, "--loader", "direct", "--num-accelerators", str(accelerators), "--accelerators-per-process",
-        str(accelerators), "--batch-size", str(setting.batch), "--prefetch-batches", str(setting.prefetch), "--num-workers", str(setting.workers),
-        "--compute-time", f"{setting.compute_s}s", "--epochs", "1", "--warmup-steps", str(setting.warmup), "--max-steps", str(setting.warmup + setting.steps),
-        "--sync", setting.sync, "--seed", str(SEED), "--cache", "warm", "--headroom-duration", "0", "--null-duration", "0.3s", "--results-dir", str(results), "--run-id", run_id,
+        *CLI, "run", "quick", "--data-dir", f"shaped+{data}", *store, "--loader", "direct", "--num-accelerators", str(accelerators),
+        "--accelerators-per-process", str(accelerators), "--batch-size", str(setting.batch), "--prefetch-batches", str(setting.prefetch), "--num-workers", str(setting.workers),
+        "--compute-time", f"{setting.compute_s}s", "--epochs", "1", "--warmup-steps", str(setting.warmup),
+        "--max-steps", str(setting.warmup + setting.steps), "--sync", setting.sync, "--seed", str(SEED), "--cache", "warm", "--headroom-duration", "0", "--null-duration", "0.3s",
+        "--results-dir", str(results), "--run-id", run_id,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

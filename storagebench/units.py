@@ -101,7 +101,8 @@ def format_rate(bytes_per_s: float) -> str:
 
 
 def parse_rate(text: str) -> float:
-    """Bytes per second of `40GB/s`, `2GiB`, `100Gbit/s`: a size in a second, with or without the `/s`; with `bit` an eighth of it. Raises UsageError for 0 and anything else.
+    """Bytes per second of `40GB/s`, `2GiB`, `100Gbit/s`: a size in a second, with or without the `/s`; with `bit` an eighth of it. Raises
+    UsageError for 0 and anything else.
 
     >>> parse_rate("40GB/s"), parse_rate("100Gbit/s")
     (40000000000.0, 12500000000.0)

@@ -1,4 +1,5 @@
-"""`plan WORKLOAD --capacity`: what so many accelerators of a mix of workloads need, and what a given store can feed. Touches no storage; predictions are marked."""
+"""`plan WORKLOAD --capacity`: what so many accelerators of a mix of workloads need, and what a given store can feed. Touches no storage;
+predictions are marked."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 # name -> click.option arguments: those that make sense with --capacity only.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "--mix": {"multiple": True, "metavar": "NAME[@ACCELERATOR]=N", "help": "N accelerators of another workload beside it; may be repeated."},
-    "--au": {"type": click.FloatRange(0, 1, min_open=True), "metavar": "AU", "help": "AU that is asked for of all; the workloads' thresholds otherwise."},
+    "--au": {"type": click.FloatRange(0, 1, min_open=True), "metavar": "AU", "help": "AU asked for of all; the workloads' thresholds otherwise."},
     "--copies": {"type": click.IntRange(1), "metavar": "N", "help": "Copies of each dataset that the storage keeps; 1 otherwise."},
     "--checkpoint-bytes": {"metavar": "SIZE", "help": "Bytes of a checkpoint, of all accelerators together."},
     "--checkpoint-every": {"metavar": "TIME", "help": "Training between two checkpoints."},
@@ -33,15 +34,15 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--store-iops": {"metavar": "RATE", "help": "Reads per second that the store serves, such as 500k."},
     "--store-latency": {"metavar": "TIME", "help": "Latency of a read, such as 2ms."},
     "--host-link": {"metavar": "RATE", "help": "Network of a host, such as 100Gbit/s."},
-    "--accelerators-per-host": {"type": click.IntRange(1), "metavar": "N", "help": "Accelerators of a host; with --host-link, --host-cores or --host-cache."},
+    "--accelerators-per-host": {"type": click.IntRange(1), "metavar": "N", "help": "Accelerators of a host, for the options of one host."},
     "--host-cores": {"type": click.FloatRange(0, min_open=True), "metavar": "N", "help": "Cores of a host; what a byte costs comes from --from-run."},
     "--shared-cache": {"metavar": "SIZE", "help": "A cache before the store, which all hosts share."},
     "--host-cache": {"metavar": "SIZE", "help": "A cache on each host."},
-    "--cache-rule": {"type": click.Choice(["no-evict", "lru"]), "help": "What a full cache does: keep what it has (the default), or drop what was not used for longest."},
+    "--cache-rule": {"type": click.Choice(["no-evict", "lru"]), "help": "A full cache keeps what it has (the default), or drops what was not used for longest."},
     "--reads-in-flight": {"type": click.IntRange(1), "metavar": "N", "help": "Reads in flight of an accelerator; as its loader does otherwise."},
     "--request-size": {"metavar": "SIZE", "help": "Longest read that the store is asked for; as the loader does otherwise."},
-    "--from-run": {"type": click.Path(path_type=Path), "metavar": "RUN", "help": "A saved run of the workload: its fetch times, sample sizes, reads and CPU."},
-    "--what-if": {"multiple": True, "metavar": "NAME=VALUE", "help": "Predict with one thing changed: cache=2TB, bandwidth=80GB/s, iops=1M, latency=1ms, host-cache=, host-link=, accelerators=512."},
+    "--from-run": {"type": click.Path(path_type=Path), "metavar": "RUN", "help": "A saved run: its fetch times, sample sizes, reads and CPU."},
+    "--what-if": {"multiple": True, "metavar": "NAME=VALUE", "help": "Predict with this changed: cache=2TB; bandwidth, iops, latency, host-cache, host-link, accelerators."},
 }  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""The closed form of a whole system: A1 and A2 over all its lines, jobs that share them by first come, first served. What AU can be at most in a steady state.
+"""The closed form of a whole system: A1 and A2 over all its lines, jobs that share them by first come, first served. What AU can be at most in a
+steady state.
 
 It knows no jitter beyond its mean, and no ranks in step that ask at the same moment: the simulation, which knows both, lies at or below it."""
 

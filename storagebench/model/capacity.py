@@ -1,4 +1,5 @@
-"""What so many accelerators need of a storage: bandwidth, reads, opens, bytes, client CPU, memory, and a burst for each checkpoint. Arithmetic, no simulation.
+"""What so many accelerators need of a storage: bandwidth, reads, opens, bytes, client CPU, memory, and a burst for each checkpoint. Arithmetic, no
+simulation.
 
 Every figure says where it is from: asked for, of the workload, computed from such, measured by a saved run, or assumed; what nobody knows is None.
 """

@@ -1,4 +1,5 @@
-"""Closed forms of AU, ratios 0..1 (reference/measurement.md section 1, A1 to A8, under those names), and of what caches and several workloads make of it.
+"""Closed forms of AU, ratios 0..1 (reference/measurement.md section 1, A1 to A8, under those names), and of what caches and several workloads make
+of it.
 
 In all of them `compute_s` is the compute time of a step, above 0; `batch_bytes` what one rank reads for a step; `bandwidth` bytes/s that all ranks
 share, above 0, infinity for no limit; `latency_s` of one request, from 0; `ranks` and `requests` (in flight, of one rank) from 1.
@@ -50,7 +51,8 @@ def knee_share(compute_s: float, knee: float) -> float:
 
 
 def fed_share(demand: float, *limits: float) -> float:
-    """`min(1, smallest limit / demand)`: A2 with any number of things that are shared or private, all in the same unit per second (samples, bytes, requests)."""
+    """`min(1, smallest limit / demand)`: A2 with any number of things that are shared or private, all in the same unit per second (samples, bytes,
+    requests)."""
     smallest = min(limits, default=math.inf)
     return 1.0 if smallest >= demand else smallest / demand
 
@@ -61,12 +63,14 @@ def requests_bound(compute_s: float, requests: float, requests_per_s: float, ran
 
 
 def checkpointed(between_s: float, stall_s: float) -> float:
-    """A8, `c m / (c m + d)`: the share of the time that is left to training, where all stands still for `stall_s` after each `between_s` seconds of it, above 0."""
+    """A8, `c m / (c m + d)`: the share of the time that is left to training, where all stands still for `stall_s` after each `between_s` seconds of
+    it, above 0."""
     return between_s / (between_s + stall_s)
 
 
 def no_evict_hits(cache_bytes: float, dataset_bytes: float) -> float:
-    """`C / N`: a cache that keeps what it has (MinIO of Mohan et al., VLDB 2021) misses N - C samples in each epoch after the one that filled it, in any order.
+    """`C / N`: a cache that keeps what it has (MinIO of Mohan et al., VLDB 2021) misses N - C samples in each epoch after the one that filled it,
+    in any order.
 
     `dataset_bytes` above 0. So also, in the mean, of a cache on one of many hosts whose samples are dealt out anew each epoch."""
     return min(1.0, cache_bytes / dataset_bytes)
@@ -75,16 +79,17 @@ def no_evict_hits(cache_bytes: float, dataset_bytes: float) -> float:
 def lru_hits(cache_bytes: float, dataset_bytes: float) -> float:
     """`f + (1 - f) ln(1 - f)`, f = C / N: least recently used, all samples of one size, each epoch in a new random order.
 
-    Derived: a sample stands at x of the one epoch and at y of the next (shares of the epoch, uniform). Read between the two are the 1 - x after it and the y
-    before it, of which (1 - x) y are the same samples; it is still there if these 1 - x (1 - y) are fewer than f. P(u v > 1 - f) of two uniform numbers is
-    1 - a + a ln a with a = 1 - f. Of one cache that sees all samples; on one of many hosts more stays, up to C / N."""
+    Derived: a sample stands at x of the one epoch and at y of the next (shares of the epoch, uniform). Read between the two are the 1 - x after it
+    and the y before it, of which (1 - x) y are the same samples; it is still there if these 1 - x (1 - y) are fewer than f. P(u v > 1 - f) of two
+    uniform numbers is 1 - a + a ln a with a = 1 - f. Of one cache that sees all samples; on one of many hosts more stays, up to C / N."""
     share = no_evict_hits(cache_bytes, dataset_bytes)
     return 1.0 if share >= 1.0 else share + (1.0 - share) * math.log1p(-share)
 
 
 @dataclass(frozen=True)
 class Stream:
-    """One of several workloads on a wire: `ranks` accelerators of `batch_bytes` each step of `compute_s`, `in_flight` batches of each asked for at most."""
+    """One of several workloads on a wire: `ranks` accelerators of `batch_bytes` each step of `compute_s`, `in_flight` batches of each asked for at
+    most."""
 
     ranks: int
     compute_s: float
@@ -95,8 +100,9 @@ class Stream:
 def shared_fifo(streams: Sequence[Stream], bandwidth: float) -> tuple[float, ...]:
     """AU of each on one wire that serves what was asked for first, first: the shaped store's, and the simulation's.
 
-    Derived: in a steady state all wait equally long, D, from asking to having. A rank that waits for its batches has all of its w in flight, and gets w / D of
-    them a second; one that does not gets 1 / c. D is where they fill the wire: sum N b min(1 / c, w / D) = B. So who asks for more at once gets more."""
+    Derived: in a steady state all wait equally long, D, from asking to having. A rank that waits for its batches has all of its w in flight, and
+    gets w / D of them a second; one that does not gets 1 / c. D is where they fill the wire: sum N b min(1 / c, w / D) = B. So who asks for more at
+    once gets more."""
     demand = sum(stream.ranks * stream.batch_bytes / stream.compute_s for stream in streams)
     if demand <= bandwidth:
         return (1.0,) * len(streams)
@@ -110,7 +116,8 @@ def shared_fifo(streams: Sequence[Stream], bandwidth: float) -> tuple[float, ...
 
 
 def shared_fairly(streams: Sequence[Stream], bandwidth: float) -> tuple[float, ...]:
-    """AU of each where all ranks share the wire equally (processor sharing, TCP at best): max-min fair. A rank takes its demand or the fair share, the less.
+    """AU of each where all ranks share the wire equally (processor sharing, TCP at best): max-min fair. A rank takes its demand or the fair share,
+    the less.
 
     Filled up from the least demand: who wants less than an equal part leaves the rest to the others."""
     au = [1.0] * len(streams)

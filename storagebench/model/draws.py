@@ -21,7 +21,8 @@ Read = tuple[float, float, float, list[float]]
 
 @dataclass(frozen=True)
 class Reads:
-    """Several reads: bytes over the host's link, bytes and requests that reach the store, and (in one more dimension, by group) latencies, 0 where none reaches it."""
+    """Several reads: bytes over the host's link, bytes and requests that reach the store, and (in one more dimension, by group) latencies, 0 where
+    none reaches it."""
 
     link_bytes: Floats
     store_bytes: Floats

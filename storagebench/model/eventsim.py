@@ -1,8 +1,9 @@
-"""The event simulation: every accelerator, read and line on SimPy's clock. Exact for the description (`system`), and good for some hundreds of accelerators.
+"""The event simulation: every accelerator, read and line on SimPy's clock. Exact for the description (`system`), and good for some hundreds of
+accelerators.
 
-An accelerator computes when the step before has ended and its batch is ready (`start_k = max(end_{k-1}, ready_k)`), and asks for one more batch when it takes one; `readers` of its
-own take reads in order. A line that serves first come, first served is known by when it is free next, so a read costs one event and not one a line.
-"""
+An accelerator computes when the step before has ended and its batch is ready (`start_k = max(end_{k-1}, ready_k)`), and asks for one more batch
+when it takes one; `readers` of its own take reads in order. A line that serves first come, first served is known by when it is free next, so a read
+costs one event and not one a line."""
 
 from __future__ import annotations
 

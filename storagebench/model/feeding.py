@@ -1,4 +1,5 @@
-"""What a given storage can feed: the largest number of accelerators, AU at several numbers, and the same with one thing changed. Predictions by `simulate`.
+"""What a given storage can feed: the largest number of accelerators, AU at several numbers, and the same with one thing changed. Predictions by
+`simulate`.
 
 The number that varies is that of the system's first job; the others stay."""
 
@@ -16,7 +17,8 @@ from storagebench.model.system import Latency, Prediction, System
 from storagebench.units import parse_duration, parse_per_second, parse_rate, parse_size
 
 MOST_ACCELERATORS: Final = 100_000
-# Steps of a prediction. Where in a step the window is cut moves AU by AU (1 - AU) / steps at most, 0.004; what is left to chance needs more of them, or many accelerators.
+# Steps of a prediction. Where in a step the window is cut moves AU by AU (1 - AU) / steps at most, 0.004; what is left to chance needs more of
+# them, or many accelerators.
 STEPS, STEPS_OF_CHANCE, MANY = 60, 150, 2000
 
 
@@ -30,7 +32,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Row:
-    """A prediction and what it is of: so many accelerators of the first job, in an epoch after the first unless `first_epoch`; `question` what was changed."""
+    """A prediction and what it is of: so many accelerators of the first job, in an epoch after the first unless `first_epoch`; `question` what was
+    changed."""
 
     accelerators: int
     prediction: Prediction
@@ -44,8 +47,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Largest:
-    """The most accelerators of the first job at which every job is at or above the AU that is asked for it: by the closed form, an upper bound, and by the simulation, which
-    was asked at `tried`. 0: not even one. `unlimited`: nothing limits it up to `MOST_ACCELERATORS`."""
+    """The most accelerators of the first job at which every job is at or above the AU that is asked for it: by the closed form, an upper bound, and
+    by the simulation, which was asked at `tried`. 0: not even one. `unlimited`: nothing limits it up to `MOST_ACCELERATORS`."""
 
     number: int
     by_closed_form: int
@@ -55,8 +58,8 @@ class Largest:
 
 @dataclass(frozen=True)
 class Feeds:
-    """All that a system is asked for: the largest number, what is at the number that was asked for (and in the first epoch, where there are caches), AU around the largest, and
-    the changes."""
+    """All that a system is asked for: the largest number, what is at the number that was asked for (and in the first epoch, where there are
+    caches), AU around the largest, and the changes."""
 
     largest: Largest
     base: Row

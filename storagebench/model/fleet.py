@@ -1,12 +1,13 @@
 """The same simulation as a recurrence on arrays, for thousands of accelerators: what `eventsim` does in events, in slices of time over all of them.
 
-Each accelerator has one read that it asks for next, at a time that is known as soon as the step that makes room for it is. A slice takes all reads that are asked for before its end, sorts
-them by time, and passes them through the lines: one that serves first come, first served is a recurrence over the sorted reads, `end_i = max(t_i, end_{i-1}) + d_i`, which is a running
-maximum of `t_i - sum of the d before` (Lindley, 1952). Then steps that have all they need end, and make room for what is asked for next.
+Each accelerator has one read that it asks for next, at a time that is known as soon as the step that makes room for it is. A slice takes all reads
+that are asked for before its end, sorts them by time, and passes them through the lines: one that serves first come, first served is a recurrence
+over the sorted reads, `end_i = max(t_i, end_{i-1}) + d_i`, which is a running maximum of `t_i - sum of the d before` (Lindley, 1952). Then steps
+that have all they need end, and make room for what is asked for next.
 
-What is asked for in a later slice never goes before an earlier one. Within a slice an accelerator asks once, for as many reads as it has readers; should it ask again before
-the slice ends, that comes behind the others, which is the one thing that differs from the events. Slices are an eighth of a step, so that this moves AU by less than 0.005 (tests/unit/test_simulation.py).
-"""
+What is asked for in a later slice never goes before an earlier one. Within a slice an accelerator asks once, for as many reads as it has readers;
+should it ask again before the slice ends, that comes behind the others, which is the one thing that differs from the events. Slices are an eighth
+of a step, so that this moves AU by less than 0.005 (tests/unit/test_simulation.py)."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ class _Team:
         self.compute_s = self.store_bytes = self.store_requests = 0.0
 
     def ask(self, end_s: float) -> tuple[Ints, Floats]:
-        """Which ranks ask for a read before that time, and when. A rank stands there for each reader that is free then, as far as its batch has reads left."""
+        """Which ranks ask for a read before that time, and when. A rank stands there for each reader that is free then, as far as its batch has
+        reads left."""
         ranks = np.flatnonzero(self.next_s < end_s)
         times_s = self.next_s[ranks]
         if self.job.reads_per_batch == 1 or self.job.readers == 1:

@@ -16,8 +16,9 @@ MOST_SAMPLES = 4096
 
 @dataclass(frozen=True)
 class Measured:
-    """`fetch_s`: seconds of each read (a piece of a batch, as a worker took it), in order of size; empty where the loader says nothing of it. `readers` and `reads_per_batch` as the loader had
-    them. `accelerators` of the run: of more than one, what they waited for each other is in these times."""
+    """`fetch_s`: seconds of each read (a piece of a batch, as a worker took it), in order of size; empty where the loader says nothing of it.
+    `readers` and `reads_per_batch` as the loader had them. `accelerators` of the run: of more than one, what they waited for each other is in these
+    times."""
 
     run_id: str
     workload: str

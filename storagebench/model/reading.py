@@ -11,7 +11,8 @@ from storagebench.registry import loader_info
 from storagebench.workload import Workload
 
 Origin = Literal["asked", "workload", "computed", "measured", "assumed", "unknown", "predicted"]
-# What loaders ask a store for: `direct` parts of long samples (storage.queues.DIRECT_READ_BYTES), those that read shards in sequence such chunks (storage.counting.STREAM_BUFFER_BYTES).
+# What loaders ask a store for: `direct` parts of long samples (storage.queues.DIRECT_READ_BYTES), those that read shards in sequence such chunks
+# (storage.counting.STREAM_BUFFER_BYTES).
 DIRECT_READ_BYTES: Final = 2 * 2**20
 STREAM_READ_BYTES: Final = 2**20
 DIRECT_DEPTH: Final = 32  # reads in flight of one worker of `direct` where --io-depth is not given (storage.queues.DIRECT_DEPTH)
@@ -58,8 +59,8 @@ def reading_of(workload: Workload, in_flight: int | None, request_bytes: int | N
 
 
 def shaped_reads(requests_per_batch: float, in_flight: int) -> tuple[int, int, int]:
-    """(readers, reads of a batch, requests of a read) that stand for so many requests of a batch with so many in flight: `MOST_READS` reads of a batch, where so many
-    requests may be in flight that each can stand for several, and never more in flight than that.
+    """(readers, reads of a batch, requests of a read) that stand for so many requests of a batch with so many in flight: `MOST_READS` reads of a
+    batch, where so many requests may be in flight that each can stand for several, and never more in flight than that.
 
     >>> shaped_reads(7, 4), shaped_reads(400, 32), shaped_reads(0.5, 8)
     ((4, 7, 1), (1, 13, 32), (8, 1, 1))

@@ -1,4 +1,5 @@
-"""`simulate(system, steps, seed)`: AU by the event simulation where it is small enough, else by the recurrence on arrays. Both answer the same question."""
+"""`simulate(system, steps, seed)`: AU by the event simulation where it is small enough, else by the recurrence on arrays. Both answer the same
+question."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ MOST_ACCELERATORS: Final = 512
 
 
 def simulate(system: System, steps: int = 200, seed: int = 1, engine: Engine | None = None) -> Prediction:
-    """AU of each job in a steady state, after a warm-up of three times what is prefetched: over as long as the slowest job takes for so many `steps` at its closed form, an upper
-    bound. The same for the same arguments. `engine`: events or steps, where it is not to choose for itself. Raises UsageError where SimPy is wanted and missing."""
+    """AU of each job in a steady state, after a warm-up of three times what is prefetched: over as long as the slowest job takes for so many
+    `steps` at its closed form, an upper bound. The same for the same arguments. `engine`: events or steps, where it is not to choose for itself.
+    Raises UsageError where SimPy is wanted and missing."""
     span = span_of(system, steps)
     if engine is None:
         reads = sum(job.accelerators * job.reads_per_batch * span.close_s / job.compute_s for job in system.jobs)

@@ -1,16 +1,16 @@
 """What the simulation is asked about: accelerators of one or several jobs, the hosts that they are on, what lies between, and a store. Plain numbers.
 
-Seconds, bytes, bytes/s; a rate that is infinite is no limit. One description for the closed form (`capacity.bound`) and for both engines
+Seconds, bytes, bytes/s; a rate that is infinite is no limit. One description for the closed form (`bound`) and for both engines
 (`eventsim`, `fleet`), which all answer with a `Prediction`.
 
-How a batch is read: it is cut into `reads_per_batch` equal reads, of which an accelerator has at most `readers` in flight, in order; a read asks for its
-`requests_per_read` requests at once and is done when the last of them is. So loader `direct` on a store without O_DIRECT (a piece of a batch at a time), and
-with one request a read every loader that keeps W requests in flight. Batches are asked for as `recurrence.pace` has it: `prefetch_batches` are ready or in flight.
+How a batch is read: it is cut into `reads_per_batch` equal reads, of which an accelerator has at most `readers` in flight, in order; a read asks
+for its `requests_per_read` requests at once and is done when the last of them is. So loader `direct` on a store without O_DIRECT (a piece of a
+batch at a time), and with one request a read every loader that keeps W requests in flight. Batches are asked for as `recurrence.pace` has it:
+`prefetch_batches` are ready or in flight.
 
-Each resource (the store's bandwidth, its requests per second, an uplink, a host's link, a host's cores) is a line that serves what comes first, first, at
-its rate: the shaped store's wire (`storage.wire`) is one. A read takes its place on all of them when it is asked for, and bytes flow through: it is done when the last line
-is done with it, and the store's latency after. Latency never occupies a line.
-"""
+Each resource (the store's bandwidth, its requests per second, an uplink, a host's link, a host's cores) is a line that serves what comes first,
+first, at its rate: the shaped store's wire (`storage.wire`) is one. A read takes its place on all of them when it is asked for, and bytes flow
+through: it is done when the last line is done with it, and the store's latency after. Latency never occupies a line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ CacheRule = Literal["no-evict", "lru"]
 Engine = Literal["closed form", "events", "steps"]
 # Most groups in which the latencies of a read's requests are drawn: of more, each group stands for several, with the largest of their latencies.
 MOST_GROUPS: Final = 8
-# Reads are drawn between this share of their mean and as much above it, as the generator clips record lengths (`datasets.payload.record_length_bounds`).
+# Reads are drawn between this share of their mean and as much above it, as the generator clips record lengths
+# (`datasets.payload.record_length_bounds`).
 LEAST_SHARE: Final = 1 / 16
 # Store bandwidth and requests, uplinks, links and cores, in the order in which a tie is told.
 LINES: Final = ("store bandwidth", "store requests", "uplink", "host link", "client CPU")
@@ -41,8 +42,8 @@ ACCELERATORS: Final = "accelerators"
 
 @dataclass(frozen=True)
 class Latency:
-    """How long the store takes beyond its lines: `constant_s`, an exponential time of mean `exponential_s` on top, and one of `sample_s`, drawn with equal chances.
-    `of_read`: drawn once a read, as a run measures it, and not for each request."""
+    """How long the store takes beyond its lines: `constant_s`, an exponential time of mean `exponential_s` on top, and one of `sample_s`, drawn
+    with equal chances. `of_read`: drawn once a read, as a run measures it, and not for each request."""
 
     constant_s: float = 0.0
     exponential_s: float = 0.0
@@ -62,7 +63,8 @@ class Latency:
         return min(requests, MOST_GROUPS) if self.varies and not self.of_read else 1
 
     def largest_s(self, chances: Floats, requests: Floats | float) -> Floats:
-        """The largest latency of so many requests, from chances uniform in [0, 1): P(max <= x) = F(x)^n. One of `exponential_s` and `sample_s` may vary."""
+        """The largest latency of so many requests, from chances uniform in [0, 1): P(max <= x) = F(x)^n. One of `exponential_s` and `sample_s` may
+        vary."""
         found = np.full(np.shape(chances), self.constant_s)
         if not self.varies:
             return found + float(self._sorted_s[0])
@@ -79,8 +81,9 @@ class Latency:
 
 @dataclass(frozen=True)
 class Job:
-    """Accelerators that train one model. `record_bytes` are stored bytes of a sample, mean and standard deviation; `prefetch_batches` 0 reads a batch when it is
-    asked for; `in_step`: all of them wait for the last after each step; `cpu_s_per_batch` of the client; `dataset_bytes` is what a cache may hold, 0 if unknown."""
+    """Accelerators that train one model. `record_bytes` are stored bytes of a sample, mean and standard deviation; `prefetch_batches` 0 reads a
+    batch when it is asked for; `in_step`: all of them wait for the last after each step; `cpu_s_per_batch` of the client; `dataset_bytes` is what a
+    cache may hold, 0 if unknown."""
 
     name: str
     accelerators: int
@@ -151,8 +154,8 @@ class Hosts:
 
 @dataclass(frozen=True)
 class System:
-    """The whole. A cache holds the same share of each dataset; a host's own spares its link, the one that all hosts share lies before the store. `warm`: an epoch after
-    the first, once the caches are full; in the first one nothing is in them."""
+    """The whole. A cache holds the same share of each dataset; a host's own spares its link, the one that all hosts share lies before the store.
+    `warm`: an epoch after the first, once the caches are full; in the first one nothing is in them."""
 
     jobs: tuple[Job, ...]
     store: Store = Store()
@@ -164,7 +167,8 @@ class System:
     def __post_init__(self) -> None:
         rates = {
             "bandwidth of the store": self.store.bytes_per_s, "requests per second of the store": self.store.requests_per_s,
-            "bandwidth of a host's link": self.hosts.link_bytes_per_s, "bandwidth of an uplink": self.hosts.uplink_bytes_per_s, "cores of a host": self.hosts.cores,
+            "bandwidth of a host's link": self.hosts.link_bytes_per_s, "bandwidth of an uplink": self.hosts.uplink_bytes_per_s,
+            "cores of a host": self.hosts.cores,
         }  # fmt: skip
         for name, rate in rates.items():
             if not rate > 0:
@@ -191,8 +195,9 @@ class System:
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer, by `engine`. By job: AU (ratio, mean over its accelerators) and samples/s; what the store gives in bytes/s and requests/s; `busy`: of each kind of line, the
-    share of the time in which the busiest one works; `limited_by`: the line that is full, `accelerators` where nothing keeps them waiting, else `reads in flight`."""
+    """An answer, by `engine`. By job: AU (ratio, mean over its accelerators) and samples/s; what the store gives in bytes/s and requests/s; `busy`:
+    of each kind of line, the share of the time in which the busiest one works; `limited_by`: the line that is full, `accelerators` where nothing
+    keeps them waiting, else `reads in flight`."""
 
     au: Mapping[str, float]
     samples_per_s: Mapping[str, float]

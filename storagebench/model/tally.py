@@ -1,4 +1,5 @@
-"""What an engine counts, and what it makes of it: the part of the time in which accelerators compute and lines work, within a span of simulated time."""
+"""What an engine counts, and what it makes of it: the part of the time in which accelerators compute and lines work, within a span of simulated
+time."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ class Tally:
 
 
 def prediction_of(system: System, span: Span, tally: Tally, engine: Engine) -> Prediction:
-    """AU is the share of the span in which an accelerator computes; in a steady state as many batches lie ready at its end as at its start, so there is no
-    prefetch credit to take out (`window`)."""
+    """AU is the share of the span in which an accelerator computes; in a steady state as many batches lie ready at its end as at its start, so
+    there is no prefetch credit to take out (`window`)."""
     shares = [float(computed_s) / (job.accelerators * span.length_s) for job, computed_s in zip(system.jobs, tally.compute_s, strict=True)]
     au = {job.name: min(1.0, share) for job, share in zip(system.jobs, shares, strict=True)}
     busy = {name: min(1.0, seconds / span.length_s) for name, seconds in tally.lines_s.items()}

@@ -67,7 +67,8 @@ def _largest(feeds: Mapping[str, Any]) -> str:
         return f"largest number of {first}: over {most['number']:,}, nothing given limits it ({asked})"
     if not most["number"]:
         return f"largest number of {first}: none, one already misses {asked}"
-    return f"largest number of {first}: {most['number']:,} at {asked} (closed form at most {most['by_closed_form']:,}; simulated at {', '.join(map(str, most['tried']))})"
+    how = f"closed form at most {most['by_closed_form']:,}; simulated at {', '.join(map(str, most['tried']))}"
+    return f"largest number of {first}: {most['number']:,} at {asked} ({how})"
 
 
 def _base(feeds: Mapping[str, Any]) -> list[str]:

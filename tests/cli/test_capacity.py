@@ -90,17 +90,17 @@ def test_a_cache_helps_from_the_second_epoch_on(cli_here: Any) -> None:
         "--accelerator",
         "h100",
         "--num-accelerators",
-        "64",
+        "16",
         "--capacity",
         "--store-bandwidth",
-        "6GB/s",
+        "1.5GB/s",
         "--shared-cache",
         "73442GB",
     )
     half = str(round(1281024 * 114660 / 2))
     found = capacity(cli_here, *arguments[:-1], half)["feeds"]
     first, later = (found[name]["au"]["resnet50@h100"] for name in ("first_epoch", "base"))
-    assert first == pytest.approx(6e9 / (64 * 400 * 114660 / 0.224), abs=0.01)
+    assert first == pytest.approx(1.5e9 / (16 * 400 * 114660 / 0.224), abs=0.01)
     assert later == pytest.approx(2 * first, abs=0.02)
 
 
