@@ -54,14 +54,18 @@ TRAINING_COLUMNS = (
     Column("accuracy", True, trainingwords.accuracy_cell, headline=True),
     Column("stall", True, trainingwords.stall_cell),
 )
+# What a real training has not: its compute time is not nominal.
+_OF_EMULATED = frozenset({"AU", "threshold", "AU null"})
 
 
 def columns_of(summaries: Sequence[Summary]) -> tuple[Column, ...]:
     """The columns of a table of these runs."""
-    if not any(summary.get("training") for summary in summaries):
+    trained = [bool(summary.get("training")) for summary in summaries]
+    if not any(trained):
         return COLUMNS
     place = next(index for index, column in enumerate(COLUMNS) if column.heading == "samples/s")
-    return (*COLUMNS[:place], *TRAINING_COLUMNS, *COLUMNS[place:])
+    before = [column for column in COLUMNS[:place] if not all(trained) or column.heading not in _OF_EMULATED]
+    return (*before, *TRAINING_COLUMNS, *COLUMNS[place:])
 
 
 def cells(summary: Summary, columns: Sequence[Column] = COLUMNS) -> list[str]:

@@ -60,10 +60,10 @@ class CostUnit(NamedTuple):
 def amount(value: float) -> str:
     """Of money or accelerator time: two digits after the point, none of a large one, more of a small one.
 
-    >>> amount(0.000423), amount(0.1), amount(2.5), amount(12345.6), amount(0)
-    ('0.000423', '0.100', '2.50', '12346', '0')
+    >>> amount(0.000423), amount(0.00104), amount(0.1), amount(2.5), amount(12345.6), amount(0)
+    ('0.000423', '0.00104', '0.100', '2.50', '12346', '0')
     """
-    if not value or abs(value) < 0.001:
+    if not value or abs(value) < 0.1:
         return f"{value:.3g}"
     return f"{value:.{0 if abs(value) >= 1000 else 2 if abs(value) >= 1 else 3}f}"
 
