@@ -215,7 +215,7 @@ def test_the_recurrence_agrees_with_the_events(store: str, in_step: bool) -> Non
     assert steps == pytest.approx(events, abs=0.005)
 
 
-@pytest.mark.catalogue
+@pytest.mark.nightly
 @pytest.mark.parametrize(("store", "shape", "in_step"), list(product(STORES, SHAPES, (True, False))))
 def test_the_recurrence_agrees_with_the_events_everywhere(store: str, shape: str, in_step: bool) -> None:
     events, steps = both(store, shape, in_step, 48, 600)
