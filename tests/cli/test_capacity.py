@@ -115,7 +115,7 @@ def test_as_text(cli_here: Any) -> None:
         assert re.search(f"^{line}", result.stdout, re.MULTILINE), (line, result.stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.catalogue
 def test_the_commands_of_the_page_run(cli: Any, cli_here: Any, tmp_path: Path) -> None:
     pytest.importorskip("simpy")
     commands = [line for block in BLOCKS for line in block.replace("/mnt/", f"{tmp_path}/").replace(" results", f" {tmp_path}/results").splitlines()]

@@ -83,6 +83,7 @@ def test_other_formats_train_too(loader: str, form: str, cli: Any, make_digits: 
     assert summary_of(tmp_path)["training"]["reached"] is True
 
 
+@pytest.mark.catalogue
 def test_two_ranks_train_the_model_that_one_rank_trains_on_the_global_batch(cli: Any, make_digits: Callable[..., str], tmp_path: Path) -> None:
     for ranks, batch in ((1, 32), (2, 16)):
         more = ("--epochs", "2", "--num-accelerators", str(ranks), "--batch-size", str(batch))

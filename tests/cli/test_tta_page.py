@@ -48,6 +48,7 @@ def test_commands_of_a_projection_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif("digits" not in known_workloads() or find_spec("storagebench.training") is None, reason="there is no real training yet")
+@pytest.mark.catalogue
 def test_commands_of_a_training_run(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
