@@ -160,7 +160,9 @@ class Deliverer:
         if self.level >= 3 and job.dataset.payload in IMAGE_PAYLOADS:
             from PIL import Image
 
-            Image.preinit()  # its plug-ins are loaded now, or their bytes would be counted as the dataset's
+            import storagebench.datasets.image  # noqa: F401 - it and the plug-ins are loaded now, or their bytes would be counted as the dataset's
+
+            Image.preinit()
 
     def to_check(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which samples get a checksum: all at touch and above or with verify full, a fixed 1 in 64 of the ids with verify sample, else none."""

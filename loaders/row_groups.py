@@ -58,6 +58,12 @@ class RowGroup:
             return record, cost
 
 
+def _import_what_pyarrow_imports_late() -> None:
+    """The first array that pyarrow makes imports pandas where that is installed: 10 MB of files, a tenth of a second and more. In the first step they would count as the
+    dataset's bytes and as waiting for it."""
+    pa.array([0]).to_numpy()
+
+
 class RowGroupReader:
     """All row groups of a dataset, numbered as `Dataset.row_groups` has them; those of `shards_here` can be read. Holds the footers, and no open file.
     Thread-safe."""
@@ -70,6 +76,7 @@ class RowGroupReader:
         # Requests with a latency are merged and sent in parallel; on local files that only hands the work to one more thread.
         self.pre_buffer = store.kind != "posix"
         self._files = ArrowFiles(store)
+        _import_what_pyarrow_imports_late()
         try:
             with ThreadPoolExecutor(_FOOTER_THREADS, thread_name_prefix="footers") as threads:
                 self._footers = dict(zip(shards_here, threads.map(self._footer, shards_here), strict=True))
