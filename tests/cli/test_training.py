@@ -64,7 +64,7 @@ def test_to_the_target(cli: Any, make_digits: Callable[..., str], tmp_path: Path
     agrees(tmp_path / "a" / "r")
 
 
-@pytest.mark.catalogue
+@pytest.mark.nightly
 def test_loaders_of_one_order_train_the_same_model_to_the_bit(cli: Any, make_digits: Callable[..., str], tmp_path: Path) -> None:
     for place, loader in (("a", "direct"), ("b", "direct"), ("c", "files")):
         result = cli(*arguments(make_digits(), tmp_path / place, *TO_TARGET, "--loader", loader, "--num-workers", "2", model="resnet8@cpu"))

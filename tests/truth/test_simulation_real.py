@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.catalogue
+@pytest.mark.nightly
 def test_the_simulation_foretells_real_runs(tmp_path: Path) -> None:
     pytest.importorskip("simpy")
     script = Path(__file__).parents[2] / "benchmarks" / "simulate_real.py"
