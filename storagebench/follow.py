@@ -39,7 +39,7 @@ class RankState:
     bytes of the whole run, warm-up included. `epoch` is -1 before the first; `damaged`: a line did not read, and nothing after it counts."""
 
     __slots__ = (
-        "_before_ns", "_open_ns", "_previous_ns", "checksum_errors", "compute_ns", "damaged", "delivered_bytes", "epoch", "failed", "fetch_buckets", "fetch_ns",
+        "_before_ns", "_open_ns", "_previous_ns", "_trains", "checksum_errors", "compute_ns", "damaged", "delivered_bytes", "epoch", "failed", "fetch_buckets", "fetch_ns",
         "finished", "first_asked_ns", "host", "host_delay_ns", "idle_steps", "io_errors", "last_end_ns", "rank", "retries", "samples", "steps", "sync_ns",
         "waits_ns", "warmup_steps", "window_ns",
     )  # fmt: skip
@@ -55,13 +55,15 @@ class RankState:
         self.first_asked_ns: int | None = None
         self.last_end_ns = 0
         self.finished = self.failed = self.damaged = False
+        self._trains = False
         self._open_ns: int | None = None  # where the window stands; None in an epoch whose start nobody wrote down, which has none
         self._previous_ns = self._before_ns = 0  # the end of the last step in the schedule: idle ones left out, and all
 
     @property
     def au_uncorrected(self) -> float | None:
-        """Nominal compute time over the window so far, 0..1; None before the first measured step and where compute takes no time."""
-        return self.compute_ns / self.window_ns if self.window_ns > 0 and self.compute_ns > 0 else None
+        """Nominal compute time over the window so far, 0..1; None before the first measured step, where compute takes no time, and of a real training,
+        whose compute is measured and not nominal."""
+        return self.compute_ns / self.window_ns if self.window_ns > 0 and self.compute_ns > 0 and not self._trains else None
 
     def take(self, line: bytes) -> None:
         """One whole line. Raises ValueError (msgspec.DecodeError, json.JSONDecodeError) where it does not read."""
@@ -80,6 +82,8 @@ class RankState:
             case "columns":
                 if record.get("columns") != list(STEP_COLUMNS):
                     raise ValueError("steps of another shape")
+            case "model":
+                self._trains = True
             case "epoch_start":
                 self._begin(int(record["epoch"]), int(record["start_ns"]))
             case "epoch_end":

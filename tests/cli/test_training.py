@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 import signal
 import subprocess
@@ -46,9 +47,12 @@ def agrees(*run_dirs: Path) -> None:
 
 
 def test_to_the_target(cli: Any, make_digits: Callable[..., str], tmp_path: Path) -> None:
-    result = cli(*arguments(make_digits(), tmp_path / "a", *TO_TARGET))
+    page = tmp_path / "page.prom"
+    result = cli(*arguments(make_digits(), tmp_path / "a", *TO_TARGET, "--metrics-textfile", str(page)))
     assert result.returncode == 0, result.stderr
     summary = summary_of(tmp_path / "a")
+    assert "storagebench_fetch_" in page.read_text()
+    assert not re.search("^storagebench_au_(uncorrected|nominal)_ratio", page.read_text(), re.MULTILINE)  # no compute time is nominal
     t = summary["training"]
     assert set(t) == KEYS and all(set(point) == POINT for point in t["curve"])
     assert (t["model"], t["device"], t["parameters"], t["seed"], t["metric"]) == ("linear", "cpu", 1930, 1, "top-1 accuracy")
