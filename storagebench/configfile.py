@@ -291,3 +291,13 @@ def _sentence(item: Any, provenance: Mapping[str, str], file: str) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")
     given = "" if isinstance(item["input"], dict) else f" (given: {str(item['input'])[:80]!r})"
     return f"{origin}: {key or 'workload'}: {message}{given}"
+
+
+def place_of(path: Path_, file: str, lines: Mapping[Path_, int]) -> str:
+    """`FILE:LINE` of a key, or of the nearest one above it that has a line; `lines` as `read_yaml` gives them."""
+    while path:
+        below = [line for key, line in lines.items() if key[: len(path)] == path]
+        if below:
+            return f"{file}:{min(below)}"
+        path = path[:-1]
+    return file

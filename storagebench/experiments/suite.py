@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from storagebench.configfile import Path_, read_yaml, unknown_key
+from storagebench.configfile import Path_, place_of, read_yaml, unknown_key
 from storagebench.errors import UsageError, did_you_mean
 from storagebench.workload import Size
 
@@ -95,7 +95,7 @@ class LoadedSuite:
 
     def where(self, path: Path_) -> str:
         """`FILE:LINE` of the key, or of the nearest one above it that has a line."""
-        return _where(self.file, self.lines, path)
+        return place_of(path, self.file, self.lines)
 
 
 def load_suite(path: Path) -> LoadedSuite:
@@ -115,20 +115,11 @@ def load_suite(path: Path) -> LoadedSuite:
 _HINT: Final = "mend the suite; docs/suite.yaml is one with every key"
 
 
-def _where(file: str, lines: Mapping[Path_, int], path: Path_) -> str:
-    while path:
-        below = [line for key, line in lines.items() if key[: len(path)] == path]
-        if below:
-            return f"{file}:{min(below)}"
-        path = path[:-1]
-    return file
-
-
 def _sentence(item: Any, file: str, lines: Mapping[Path_, int]) -> str:
     path = tuple(str(part) for part in item["loc"])
     message = str(item["msg"]).removeprefix("Value error, ")
     given = "" if isinstance(item["input"], dict) else f" (given: {str(item['input'])[:80]!r})"
-    return f"{_where(file, lines, path)}: {'.'.join(path)}: {message}{given}"
+    return f"{place_of(path, file, lines)}: {'.'.join(path)}: {message}{given}"
 
 
 _MODELS: Final[dict[str, type[BaseModel]]] = {"stores": StoreSpec, "jobs": JobSpec}

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, ValidationError
 
-from storagebench.configfile import Path_, read_yaml
+from storagebench.configfile import Path_, place_of, read_yaml
 from storagebench.errors import UsageError, did_you_mean
 from storagebench.workload import Day
 
@@ -86,14 +86,4 @@ def _sentence(item: Any, file: str, lines: Mapping[Path_, int]) -> str:
     path = tuple(str(part) for part in item["loc"])
     message = "is missing" if item["type"] == "missing" else str(item["msg"])
     given = "" if isinstance(item["input"], dict) else f" (given: {str(item['input'])[:80]!r})"
-    return f"{_where(path, file, lines)}: {'.'.join(path) or 'prices'}: {message}{given}"
-
-
-def _where(path: Path_, file: str, lines: Mapping[Path_, int]) -> str:
-    """`FILE:LINE` of the key, or of the nearest one above it that has a line."""
-    while path:
-        below = [line for key, line in lines.items() if key[: len(path)] == path]
-        if below:
-            return f"{file}:{min(below)}"
-        path = path[:-1]
-    return file
+    return f"{place_of(path, file, lines)}: {'.'.join(path) or 'prices'}: {message}{given}"
